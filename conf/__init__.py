@@ -1,0 +1,1 @@
+"""The shipped configs, as files; importable as `mmgen.conf`."""

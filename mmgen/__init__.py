@@ -1,0 +1,48 @@
+"""mmgen: train, sample and judge text-to-image models on discrete tokens.
+
+Importing this module imports neither torch nor Lightning; `load` and `build` do when they are called.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmgen.text_to_image import TextToImage
+
+try:
+    __version__ = version("mmgen-lightning")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+
+def load(path: str) -> TextToImage:
+    """Opens an export or a finished run's directory.
+
+    Args:
+        path: a directory written by `mmgen export`, or a run's, such as `runs/quickstart`.
+
+    Raises:
+        CheckpointError: nothing finished lies there, or a file is damaged or made for something else.
+    """
+    from mmgen.text_to_image import open_trio
+
+    return open_trio(path)
+
+
+def build(kind: str, config: dict[str, Any] | str, **arguments: Any) -> Any:
+    """Builds a component from its registry name, or a config that holds it: `build("sampler", {"name": "autoregressive"})`.
+
+    Args:
+        kind: one of dataset, tokenizer, generator, encoder, sampler, evaluator.
+        config: the component's name, or a mapping with `name` and its options.
+        arguments: what other parts set for it (see `mmgen.protocols`).
+
+    Raises:
+        ConfigError: an unknown name or option.
+        PluginError: the component's plugin is broken or its name is claimed twice.
+    """
+    from mmgen import registry
+
+    return registry.build(kind, {"name": config} if isinstance(config, str) else config, **arguments)

@@ -1,0 +1,1 @@
+"""One page a command: what it needs, in which order, and what it prints."""

@@ -1,0 +1,1 @@
+"""The components that learn, as plain modules: tensors in, tensors out."""

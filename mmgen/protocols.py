@@ -1,0 +1,222 @@
+"""All that a plugin author must read: what travels between the parts, and the contract of each kind of component.
+
+Letters: B batch, T text positions, N = h·w image positions, H W pixels, D features, V ids of a vocabulary.
+A component is a class named by an entry point in the group `mmgen.<kind>`; its keyword arguments are its options. What
+one part sets for another (`BUILD_ARGUMENTS`) is handed over when it is built and is never an option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor
+
+from mmgen.stream import KVCache, TokenStream
+
+
+class Sample(TypedDict):
+    """A captioned picture, as a dataset gives it."""
+
+    image: Tensor  # (3,H,W) float in [0,1]
+    caption: str  # the caption it is judged by
+    id: str  # unique in the dataset, the same in every process and on every machine
+    captions: NotRequired[list[str]]  # every caption of the picture; training draws one, by (seed, epoch, id)
+    attributes: NotRequired[dict[str, str]]  # what the picture shows, for exact judges and classifiers
+
+
+class Batch(TypedDict):
+    """Samples stacked, as a trainable component gets them."""
+
+    caption: list[str]
+    id: list[str]
+    key: list[int]  # a 63-bit number per sample, from (seed, epoch, id): the seed of whatever is random about it
+    image: NotRequired[Tensor]  # (B,3,H,W) float in [0,1]; absent where cached image tokens stand for it
+    image_tokens: NotRequired[Tensor]  # (B,N) long; present when a generator trains
+
+
+Logs = dict[str, Tensor | float]
+
+
+class Dataset(Protocol):
+    """Captioned pictures, map-style. It may also have
+
+    - `splits`: Mapping[str, Sequence[int]], positions by the split's name. `train` and `val` are the two that training
+      uses; every other one is held out. Without it, mmgen holds out 5 % as `val`, by the id's hash.
+    - `classes`: Mapping[str, Sequence[str]], the possible values of an attribute; `templates`: Sequence[str], captions
+      with places for attributes, such as "{name} with {tone} skin tone". Classifying by name reads both.
+    - `attribution`: str, the licence's line for the report.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class TextTokenizer(Protocol):
+    """Caption to ids. Owned by the generator and the encoder, each its own. Ids from `vocab_size` to `num_ids` - 1 are
+    the pads, one for each position (DALL·E, section 2.2)."""
+
+    vocab_size: int
+    context_length: int
+    num_ids: int  # vocab_size + context_length
+
+    def encode(self, captions: Sequence[str], keys: Sequence[int] | None = None) -> Tensor:
+        """(B,T) long. With `keys`, BPE dropout, seeded by each caption's key; without, the one true segmentation."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A component that learns owns its loss. In eval mode (`self.training` false) the same call gives the validation
+    loss: no dropout, no relaxation, nothing random."""
+
+    def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...
+
+
+class Tokenizer(Trainable, Protocol):
+    """The image tokenizer. Built with `image_size`."""
+
+    image_size: int
+    codebook_size: int
+    grid: tuple[int, int]  # (h,w)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) float in [0,1] to indices (B,h,w) long."""
+        ...
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices (B,h,w) to pictures (B,3,H,W) in [0,1]."""
+        ...
+
+
+class Generator(Trainable, Protocol):
+    """The model of the token stream. Built with `text_tokenizer`, `grid`, `codebook_size`."""
+
+    stream: TokenStream
+    text_tokenizer: TextTokenizer
+
+    def __call__(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,T), (B,N) to text_logits (B,T-1,V) of the text tokens 1.. and image_logits (B,N,V) of all image tokens."""
+        ...
+
+    def prefill(self, text_tokens: Tensor, image_tokens: Tensor | None = None) -> tuple[Tensor, KVCache]:
+        """Reads the text, and image tokens already drawn (B,K): logits (B,V) of the next image token, and the cache."""
+        ...
+
+    def step(self, image_tokens: Tensor, kv_cache: KVCache) -> Tensor:
+        """K further image tokens (B,K): logits (B,K,V), each of the token after it. The cache grows by K."""
+        ...
+
+
+class Encoder(Trainable, Protocol):
+    """The contrastive encoder. Built with `text_tokenizer`, `image_size`."""
+
+    text_tokenizer: TextTokenizer
+    logit_scale: Tensor  # (), stored as a logarithm
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) float in [0,1] to image_features (B,D), of length one."""
+        ...
+
+    def encode_text(self, text_tokens: Tensor) -> Tensor:
+        """(B,T) to text_features (B,D), of length one."""
+        ...
+
+
+class Sampler(Protocol):
+    """Draws image tokens from a generator."""
+
+    def draw(
+        self,
+        generator: Generator,
+        text_tokens: Tensor,
+        *,
+        num_images: int,
+        seed: int,
+        kept_tokens: Tensor | None = None,
+        kept: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Captions (C,T) to image tokens (C,num_images,N).
+
+        Image number i of a caption is a function of (generator, caption, seed, i) alone, however many are drawn beside it.
+        Where `kept` (N,) bool is true, the token is `kept_tokens` (C,N)'s. `progress` is called with the number of
+        pictures finished since its last call.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an evaluator has to be given. What a run lacks makes it step aside, and the report says so."""
+
+    split: str  # the pictures it judges; `val` stands in when the dataset has no split of that name, if `or_val`
+    or_val: bool = True
+    max_pictures: int | None = None
+    reconstructions: bool = False
+    drawings: int = 0  # how many are drawn of each caption; the encoder ranks them
+    features: bool = False
+    all_pictures: bool = False  # every picture of the dataset, to search in
+    attributes: bool = False  # samples with attributes, a dataset with classes and templates
+
+
+@dataclass
+class Evidence:
+    """What the command made for an evaluator, once for all that share it. Absent parts are None."""
+
+    samples: list[Sample]
+    images: Tensor  # (B,3,H,W)
+    indices: Tensor | None = None  # (B,h,w)
+    reconstructions: Tensor | None = None  # (B,3,H,W)
+    drawings: Tensor | None = None  # (B,n,3,H,W), best first by the encoder's score
+    drawing_scores: Tensor | None = None  # (B,n), cosine, falling
+    image_features: Tensor | None = None  # (B,D)
+    text_features: Tensor | None = None  # (B,D)
+
+
+@dataclass
+class Setting:
+    """What stays the same over an evaluation, handed to an evaluator before the first update."""
+
+    split: str
+    seed: int = 0
+    codebook_size: int = 0
+    all_images: Tensor | None = None  # (M,3,H,W), every picture of the dataset
+    all_ids: list[str] = field(default_factory=list)
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    templates: Sequence[str] = ()
+    encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
+    logit_scale: float = 1.0
+
+
+@dataclass
+class Finding:
+    """One number of an evaluator: its value, over how many, and how it is to be read."""
+
+    name: str  # such as "reconstruction/psnr"
+    value: float
+    n: int
+    unit: str = ""  # "%", "dB", ""; a share is given in [0,1] with unit "%"
+    chance: float | None = None  # what guessing reaches
+    note: str = ""
+
+
+@dataclass
+class Findings:
+    """What an evaluator returns."""
+
+    numbers: list[Finding]
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # title to rows
+    pictures: dict[str, Tensor] = field(default_factory=dict)  # title to (3,H,W) in [0,1]
+    depends_on: tuple[str, ...] = ()  # of "dataset", "tokenizer", "generator", "encoder", "sampler"
+
+
+class Evaluator(Protocol):
+    """Measures, as a torchmetrics metric does: begin, update for every chunk of evidence, compute."""
+
+    needs: Needs
+
+    def begin(self, setting: Setting) -> None: ...
+    def update(self, evidence: Evidence) -> None: ...
+    def compute(self) -> Findings: ...

@@ -1,0 +1,1 @@
+"""Decoding: image tokens drawn from a generator."""

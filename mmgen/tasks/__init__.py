@@ -1,0 +1,1 @@
+"""The three tasks: from a batch to an optimizer step."""

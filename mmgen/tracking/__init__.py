@@ -1,0 +1,1 @@
+"""Where the figures go: metrics.jsonl, wandb, and the report."""
