@@ -1,0 +1,54 @@
+"""Optimizer and schedule of a task, from plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from mmgen.errors import ConfigError
+
+OPTIMIZERS = ("adamw",)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as both papers do."""
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    decayed, others = [], []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or id(parameter) in embeddings
+            (others if plain else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay)."""
+    if options["name"] not in OPTIMIZERS:
+        raise ConfigError(
+            f"unknown optimizer {options['name']!r}",
+            code="MMG-C05",
+            where="task.optimizer.name",
+            fix=f"task.optimizer.name={OPTIMIZERS[0]}",
+        )
+    beta1, beta2 = options["betas"]
+    groups = parameter_groups(module, options["weight_decay"])
+    return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
+
+
+def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final: float) -> float:
+    """The factor on the learning rate at a step: linear from 0, then a cosine from 1 down to `final` at `max_steps`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    share = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, options: Mapping[str, Any], max_steps: int) -> LambdaLR:
+    """`warmup_cosine` over the run's steps (options: warmup_steps, final)."""
+    warmup, final = options["warmup_steps"], options["final"]
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, max_steps, final))

@@ -1,0 +1,124 @@
+"""The three tasks as LightningModules: a batch to a loss, an optimizer step, an average, and what is logged.
+
+The component owns its loss; a task adds what is the same for all of them, and each of the three what it alone shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from mmgen.errors import NonFiniteError
+from mmgen.protocols import Batch, Logs
+from mmgen.tasks.ema import Ema
+from mmgen.tasks.optimizers import make_optimizer, make_schedule
+
+
+class Task(pl.LightningModule):
+    """Trains one component.
+
+    Args:
+        component: an `nn.Module` with `training_loss` (see `mmgen.protocols.Trainable`).
+        optimizer: name, lr, betas, eps, weight_decay.
+        schedule: warmup_steps, final.
+        ema_decay: of the weights' moving average, in [0,1).
+        max_steps: where the schedule ends.
+        seed: what a step draws is a function of (seed, step, rank): a resumed step draws the same.
+    """
+
+    def __init__(
+        self,
+        component: Any,
+        *,
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        ema_decay: float,
+        max_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.component = component
+        self.ema = Ema(component, ema_decay)
+        self.optimizer_options, self.schedule_options = optimizer, schedule
+        self.max_steps, self.seed = max_steps, seed
+
+    @property
+    def averaged(self) -> Any:
+        """The component with averaged weights, in eval mode: what is judged and published."""
+        return self.ema.module
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.component, self.optimizer_options)
+        schedule = make_schedule(optimizer, self.schedule_options, self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
+        loss, logs = self.component.training_loss(batch, self.global_step)
+        if not torch.isfinite(loss):
+            raise self._not_finite("the loss", float(loss), batch)
+        self._batch = batch
+        self._log("train", {"loss": loss.detach(), **logs}, len(batch["caption"]))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The last moment before weights change: nothing that is not finite gets past it."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.component.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise self._not_finite("the gradient's norm", float(norm), self._batch)
+        lr = optimizer.param_groups[0]["lr"]
+        self._log("train", {"grad_norm": norm, "lr": lr}, len(self._batch["caption"]))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.ema.update(self.component)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loss, logs = self.averaged.training_loss(batch, self.global_step)
+        self._log("val", {"loss": loss, **logs}, len(batch["caption"]))
+
+    def _log(self, stage: str, logs: Logs, batch_size: int) -> None:
+        values = {f"{stage}/{name}": value for name, value in logs.items()}
+        self.log_dict(values, on_step=stage == "train", on_epoch=stage == "val", batch_size=batch_size)
+
+    def _not_finite(self, what: str, value: float, batch: Batch) -> NonFiniteError:
+        ids = ", ".join(batch["id"][:4])
+        return NonFiniteError(
+            f"{what} is {value} at step {self.global_step}; the update was not applied",
+            code="MMG-N01",
+            where=f"step {self.global_step}, samples {ids}, …",
+            why="the learning rate is too high, or a sample is broken",
+            fix=f"task.optimizer.lr={self.optimizer_options['lr'] / 3:.2g} (now {self.optimizer_options['lr']:.2g}); "
+            "the last checkpoint is intact",
+        )
+
+
+class TokenizerTask(Task):
+    """Trains an image tokenizer; shows reconstructions beside originals."""
+
+
+class GeneratorTask(Task):
+    """Trains a generator on the token stream."""
+
+
+class EncoderTask(Task):
+    """Trains a contrastive encoder; over the validation pictures, how often the right caption comes first."""
+
+    def on_validation_epoch_start(self) -> None:
+        self._features: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        text = self.averaged.text_tokenizer.encode(batch["caption"]).to(batch["image"].device)
+        self._features.append((self.averaged.encode_image(batch["image"]), self.averaged.encode_text(text)))
+
+    def on_validation_epoch_end(self) -> None:
+        images, texts = (torch.cat(side) for side in zip(*self._features, strict=True))
+        right = ((texts @ images.T).argmax(1) == torch.arange(len(texts), device=texts.device)).float().mean()
+        self.log("val/retrieval_at_1", right, batch_size=len(texts))
+
+
+TASKS: dict[str, type[Task]] = {"tokenizer": TokenizerTask, "generator": GeneratorTask, "encoder": EncoderTask}
