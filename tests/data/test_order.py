@@ -1,0 +1,75 @@
+"""The order of batches as a function: of seed and step alone, every sample equally often."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from mmgen.data.order import BatchOrder, StepBatches, sample_key
+
+
+def test_batches_run_through_permutations_and_across_their_borders() -> None:
+    order = BatchOrder(size=7, batch_size=3, seed=1)
+    stream = [position for step in range(14) for position in order.positions(step)]
+    epochs = [stream[i : i + 7] for i in range(0, 42, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert [order.epoch_of(step, slot) for step in (0, 2, 2, 2) for slot in (0, 1, 2)][3:6] == [0, 1, 1]
+    assert order.slots(2) == [(order.positions(2)[i], epoch) for i, epoch in enumerate([0, 1, 1])]
+
+
+def test_any_step_can_be_asked_for_first() -> None:
+    one, other = BatchOrder(11, 4, seed=5), BatchOrder(11, 4, seed=5)
+    forwards = {step: one.positions(step) for step in range(40)}
+    backwards = {step: other.positions(step) for step in reversed(range(40))}
+    assert forwards == backwards
+
+
+def test_a_batch_larger_than_the_data_holds_several_epochs() -> None:
+    order = BatchOrder(size=3, batch_size=8, seed=1)
+    counts = Counter(order.positions(0) + order.positions(1) + order.positions(2))
+    assert counts == {0: 8, 1: 8, 2: 8}
+
+
+def test_another_seed_gives_another_order() -> None:
+    assert BatchOrder(100, 10, seed=1).positions(0) != BatchOrder(100, 10, seed=2).positions(0)
+
+
+def test_the_order_stays_as_it_was() -> None:
+    """Resuming a run of an older version depends on these numbers."""
+    assert BatchOrder(10, 5, seed=1).positions(0) == [7, 0, 1, 6, 9]
+    assert sample_key(1, 0, "cat") == 3166551204291103929
+
+
+def test_keys_are_63_bits_and_differ_in_each_part() -> None:
+    keys = [sample_key(s, e, i) for s in (1, 2) for e in (0, 1) for i in ("a", "b", "1/a")]
+    assert len(set(keys)) == len(keys)
+    assert all(0 <= key < 1 << 63 for key in keys)
+    assert max(sample_key(0, e, "a") for e in range(100)) > 1 << 61
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_slices_of_the_ranks_make_up_the_batch(world_size: int) -> None:
+    order = BatchOrder(size=25, batch_size=6, seed=3)
+    ranks = [list(StepBatches(order, 9, lambda: 4, rank, world_size)) for rank in range(world_size)]
+    assert [len(rank) for rank in ranks] == [5] * world_size
+    for step, slices in zip(range(4, 9), zip(*ranks, strict=True), strict=True):
+        assert {len(part) for part in slices} == {6 // world_size}
+        assert [slot for part in slices for slot in part] == order.slots(step)
+
+
+def test_the_length_counts_what_came_before() -> None:
+    assert len(StepBatches(BatchOrder(5, 2, 0), 9, lambda: 4)) == 9
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 4), (2, 2), (-1, 2)])
+def test_an_impossible_world_is_refused(rank: int, world_size: int) -> None:
+    with pytest.raises(ValueError, match=r"divide|rank"):
+        StepBatches(BatchOrder(5, 6, 0), 9, int, rank, world_size)
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(0, 4), (4, 0)])
+def test_nothing_cannot_be_ordered(size: int, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        BatchOrder(size, batch_size, 0)
