@@ -1,0 +1,152 @@
+"""The command `mmgen`: sorts the arguments, runs a command, turns errors into messages and exit codes.
+
+Nothing heavy is imported here: help and listings need neither Hydra nor torch.
+
+Which argument is what: everything after `--` is a positional. Before it, `KEY=VALUE` whose KEY looks like a config key
+(letters, digits, `_ . / @ -`), and whatever begins with `+KEY` or `~KEY`, is an override; what begins with `-` is a
+flag; anything else is a positional. An override with an unknown key is refused, never taken for a caption.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from mmgen.errors import ConfigError, MmgenError, quoted
+
+COMMANDS = ("run", "train", "sample", "classify", "export", "plugins")
+TAKE_POSITIONALS = ("sample", "classify", "export")
+OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
+SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
+FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
+
+
+@dataclass
+class Arguments:
+    """A command's arguments, sorted."""
+
+    overrides: list[str] = field(default_factory=list)
+    positionals: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)  # those that Hydra answers: --cfg, --info …
+    config_dir: Path | None = None
+    multirun: bool = False
+    help: bool = False
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `mmgen ARGUMENTS`; gives the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except MmgenError as error:
+        print(error.render(), file=sys.stderr)
+        if os.environ.get("MMGEN_DEBUG") == "1":
+            traceback.print_exception(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `mmgen --help | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        from mmgen.commands.launch import unexpected
+
+        print(unexpected(error), file=sys.stderr)
+        return 1
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _run(argv: list[str]) -> int:
+    from mmgen.commands import help
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help.overview())
+        return 0
+    if argv[0] in ("--version", "-V"):
+        from mmgen import __version__
+
+        print(f"mmgen {__version__}")
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        raise _unknown("command", command, COMMANDS, "mmgen --help lists them")
+    if command == "plugins":
+        from mmgen.commands import plugins
+
+        return plugins.main(rest)
+    arguments = sort(rest)
+    if arguments.help:
+        print(help.page(command, arguments.overrides, arguments.config_dir))
+        return 0
+    if arguments.positionals and command not in TAKE_POSITIONALS and not arguments.flags:
+        raise ConfigError(
+            f"mmgen {command} takes no {quoted(arguments.positionals[0])}", code="MMG-C07", where="command line", fix="write KEY=VALUE, or KEY=\"VALUE\""
+        )
+    from mmgen.commands.launch import launch
+
+    return launch(command, arguments.overrides, arguments.positionals, arguments.config_dir, arguments.multirun, arguments.flags)
+
+
+def sort(argv: list[str]) -> Arguments:
+    """Overrides, positionals and flags, by the rule at the top of this page.
+
+    Raises:
+        ConfigError: an unknown flag, or one without its value.
+    """
+    found = Arguments()
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--":
+            found.positionals += rest
+        elif argument.startswith("-") and argument != "-":
+            name, sign, value = argument.partition("=")
+            _flag(found, SWITCHES.get(name, name), value if sign else None, rest)
+        elif OVERRIDE.fullmatch(argument):
+            found.overrides.append(argument)
+        else:
+            found.positionals.append(argument)
+    return found
+
+
+def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
+    if name not in FLAGS:
+        raise _unknown("flag", name, FLAGS, "what begins with - and is no flag goes after --")
+    if name == "--help":
+        found.help = True
+    elif name == "--multirun":
+        found.multirun = True
+    elif name in ("--config-dir", "--cfg", "--package", "--info"):
+        value = next(rest, None) if value is None else value  # type: ignore[call-overload]
+        if value is None:
+            raise ConfigError(f"{name} wants a value", code="MMG-C07", where="command line", fix=f"{name}=VALUE")
+        if name == "--config-dir":
+            found.config_dir = Path(value)
+            if not found.config_dir.is_dir():
+                raise ConfigError(f"--config-dir {quoted(value)} is no directory", code="MMG-C07", where="command line", fix="--config-dir=DIRECTORY")
+        else:
+            found.flags.append(f"{name}={value}")
+    else:
+        found.flags.append(name)
+
+
+def _unknown(what: str, name: str, known: tuple[str, ...], otherwise: str) -> ConfigError:
+    from mmgen.options import nearest
+
+    near = nearest(name, known)
+    return ConfigError(
+        f"no {what} {quoted(name)}", code="MMG-C07", where="command line", why=f"there are {', '.join(known)}", fix=f"did you mean {near}?" if near else otherwise
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Runs a command's function under `hydra.main`, so that sweeps (`-m`) and launchers work, without letting Hydra catch,
+wrap or print what the function raises."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mmgen.commands import composition, presets
+from mmgen.errors import MmgenError
+
+FAILED_PARTS = 4  # the exit code of a sweep in which a job failed
+
+
+class JobFailed(Exception):
+    """A job of a sweep ended with an error, which was told when it happened."""
+
+
+def launch(command: str, overrides: list[str], positionals: list[str], config_dir: Path | None, multirun: bool, flags: list[str]) -> int:
+    """Checks the config, imports the command, runs it; gives its exit code.
+
+    Args:
+        flags: Hydra's own that show instead of run, such as --cfg job.
+
+    Raises:
+        MmgenError: what the user can mend.
+    """
+    where = presets.places(config_dir)
+    try:
+        checked = composition.prepare(command, overrides, where, multirun)
+        with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):
+            job = _sweep_job(command, positionals) if multirun else _Job(command, positionals)
+            hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)(job)()
+    except JobFailed:
+        return FAILED_PARTS
+    return job.finished() if isinstance(job, _Job) else 0
+
+
+@contextmanager
+def _hydra(command: str, arguments: list[str]) -> Iterator[None]:
+    """`hydra.main` reads sys.argv; with HYDRA_FULL_ERROR it lets exceptions through as they are."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"mmgen {command}", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+class _Job:
+    """The one job of a command: what it raises is kept, since Hydra would comment on it."""
+
+    def __init__(self, command: str, positionals: list[str]) -> None:
+        self.__name__, self.__module__ = command, __name__
+        self.command, self.positionals = command, positionals
+        self.code = 0
+        self.error: Exception | None = None
+        self.config: dict[str, Any] = {}
+
+    def __call__(self, cfg: DictConfig) -> None:
+        try:
+            self.config = composition.finish(self.command, cfg)
+            self.code = function(self.command)(self.config, self.positionals) or 0
+        except Exception as error:
+            self.error = error
+
+    def finished(self) -> int:
+        if self.error is None:
+            return self.code
+        if isinstance(self.error, MmgenError):
+            raise self.error
+        print(unexpected(self.error, self.config), file=sys.stderr)
+        return 1
+
+
+def _sweep_job(command: str, positionals: list[str]) -> Callable[[DictConfig], int]:
+    """A job of a sweep: it may run in another process, and has a run directory of its own."""
+
+    def job(cfg: DictConfig) -> int:
+        config: dict[str, Any] = {}
+        try:
+            config = composition.finish(command, cfg)
+            if isinstance(config.get("run"), dict) and not _said("run.name"):
+                config["run"]["name"] += f"-{_job_name()}"
+            code: int = function(command)(config, positionals) or 0
+        except MmgenError as error:
+            print(error.render(), file=sys.stderr)
+            raise JobFailed(error.code) from None
+        except Exception as error:
+            print(unexpected(error, config), file=sys.stderr)
+            raise JobFailed(type(error).__name__) from None
+        if code:
+            raise JobFailed(str(code))
+        return code
+
+    return job
+
+
+def _said(key: str) -> bool:
+    """Whether this job's own overrides set the key."""
+    return any(text.lstrip("+").startswith(f"{key}=") for text in HydraConfig.get().overrides.task)
+
+
+def _job_name() -> str:
+    """What is particular about a job of a sweep, fit for a directory's name: "seed=2,trainer.precision=bf16-mixed"."""
+    said = [text.lstrip("+") for text in HydraConfig.get().overrides.task if "=${" not in text]
+    return re.sub(r"[^\w.,=@+-]", "_", ",".join(said))[:100] or str(HydraConfig.get().job.num)
+
+
+def function(command: str) -> Callable[[dict[str, Any], list[str]], int | None]:
+    """The function of a command, imported now."""
+    main: Callable[[dict[str, Any], list[str]], int | None] = importlib.import_module(f"mmgen.commands.{command}").main
+    return main
+
+
+def unexpected(error: BaseException, config: dict[str, Any] | None = None) -> str:
+    """The message for an error that is ours to mend, after its traceback was written to a file."""
+    text = "".join(traceback.format_exception(error))
+    run = (config or {}).get("run")
+    log = Path(run["dir"], run["name"], "error.log") if isinstance(run, dict) else None
+    try:
+        if log is None or not log.parent.is_dir():
+            handle, name = tempfile.mkstemp(prefix="mmgen-error-", suffix=".log")
+            os.close(handle)
+            log = Path(name)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text)
+        place = str(log)
+    except OSError as lost:
+        place = f"nowhere ({lost})"
+    first = str(error).splitlines()[0] if str(error) else ""
+    message = MmgenError(
+        f"{type(error).__name__}: {first}"[:300],
+        where=f"traceback in {place}",
+        why="this was not foreseen, and is a fault of mmgen or of a plugin",
+        fix="report it with that file, or set MMGEN_DEBUG=1 to see it here",
+    )
+    return message.render() + (f"\n{text}" if os.environ.get("MMGEN_DEBUG") == "1" else "")
