@@ -27,12 +27,13 @@ _NOT_FOR_FILES = re.compile(r"[^A-Za-z0-9._+-]+")
 class RunLogger(Logger):
     """Writes metrics.jsonl, the source of truth, and has wandb repeat it.
 
-    wandb starts with the first row, after the first training step, in a process of its own. Whatever goes wrong there is
-    one warning; no call raises for it or waits for it, and `finish` waits 15 s at most (30 s online). Only rank 0 writes.
+    wandb starts with the first row, after the first training step, in a process of its own. Whatever goes wrong there
+    is one warning; no call raises for it or waits for it, and `finish` waits 15 s at most (30 s online). Only rank 0
+    writes.
 
     Args:
-        directory: the stage's; `metrics.jsonl`, `samples/` and `wandb/` lie in it. Rows after the step that a run resumes
-            from are to be dropped before the first row is logged.
+        directory: the stage's; `metrics.jsonl`, `samples/` and `wandb/` lie in it. Rows after the step that a run
+            resumes from are to be dropped before the first row is logged.
         name: the run's name.
         job_type: the task: tokenizer, generator, encoder.
         config: the composed config. Secrets in it are not passed on.

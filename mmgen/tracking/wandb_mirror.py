@@ -1,7 +1,7 @@
 """Training's end of the wandb mirror: starts the follower, hands it pictures and parts, and never waits for it.
 
-Nothing here imports wandb. The follower is its own process (see `wandb_follower`): inside this one the client would cost
-training its import and its exit hooks, and throw from every call once its service is killed.
+Nothing here imports wandb. The follower is its own process (see `wandb_follower`): inside this one the client would
+cost training its import and its exit hooks, and throw from every call once its service is killed.
 """
 
 from __future__ import annotations
