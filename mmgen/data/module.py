@@ -97,7 +97,7 @@ class PictureData(pl.LightningDataModule):
 
         Not `global_step`: that counts optimizer steps, of which a batch can have two (a discriminator) or a fraction.
         """
-        if self.trainer is None or getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer is None or getattr(self.trainer, "overfit_batches", False):
             return 0  # Lightning repeats the first batches by starting over
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
 

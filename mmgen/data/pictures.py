@@ -172,7 +172,12 @@ def _checked(sample: Sample, position: int) -> Tensor:
     if not bool(((image >= 0) & (image <= 1)).all()):
         raise _wrong(f"the picture of sample {position} has values outside [0,1]", sample["id"])
     if not isinstance(sample["caption"], str) or not sample["caption"].strip():
-        raise DataError(f"the caption of sample {position} is empty", code="MMG-D06", where=quoted(sample["id"]))
+        raise DataError(
+            f"the caption of sample {position} is empty",
+            code="MMG-D06",
+            where=quoted(sample["id"]),
+            fix="write one, or take the sample out",
+        )
     return image
 
 
