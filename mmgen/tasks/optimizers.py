@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmgen.errors import ConfigError
+from mmgen.tasks.muon import MuonAdamW
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "muon")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -26,8 +27,21 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """What Muon is meant for: the matrices inside the blocks; not embeddings, heads, filters or projections."""
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        if parameter.ndim == 2 and "blocks." in name and parameter.requires_grad
+    ]
+
+
 def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay)."""
+    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay).
+
+    Raises:
+        ConfigError: an unknown name, or Muon for a component without blocks of matrices.
+    """
     if options["name"] not in OPTIMIZERS:
         raise ConfigError(
             f"unknown optimizer {options['name']!r}",
@@ -37,7 +51,22 @@ def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim
         )
     beta1, beta2 = options["betas"]
     groups = parameter_groups(module, options["weight_decay"])
-    return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
+    if options["name"] == "adamw":
+        return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
+    matrices = hidden_matrices(module)
+    if not matrices:
+        raise ConfigError(
+            "muon needs a component with blocks of matrices, a transformer",
+            code="MMG-C05",
+            where="task.optimizer.name",
+            fix="task.optimizer.name=adamw",
+        )
+    taken = {id(parameter) for parameter in matrices}
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+    return MuonAdamW(
+        matrices, groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], weight_decay=options["weight_decay"]
+    )
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final: float) -> float:

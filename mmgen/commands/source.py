@@ -1,0 +1,74 @@
+"""Which trained model a command works with, and where it may write."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mmgen.checkpoint.exports import read_export
+from mmgen.errors import ConfigError, quoted
+from mmgen.runs import RunDirectory, finished_runs
+
+RUNS = Path("runs")
+
+
+def source_of(run: str | None) -> Path:
+    """The run or export asked for, or the newest finished run under runs/.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if run is not None:
+        return Path(run)
+    for directory in finished_runs(RUNS):
+        if (directory / "encoder" / "model" / "manifest.json").is_file():
+            return directory
+    raise ConfigError(
+        f"there is no finished run under {RUNS}/",
+        code="MMG-C21",
+        where="run",
+        fix="mmgen run, or run=PATH of a run or an export",
+    )
+
+
+def run_sampler(source: Path) -> dict[str, Any]:
+    """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
+    if (source / "export.json").is_file():
+        options = read_export(source).get("sampler")
+    elif (source / "config.yaml").is_file():
+        options = RunDirectory.open(source).read_config().get("sampler")
+    else:
+        options = None
+    return options or {"name": "autoregressive"}
+
+
+def fresh_directory(asked: str | None, parent: str, title: str) -> Path:
+    """A directory of its own for what is written: the one asked for, empty or new, or a new one under `parent`.
+
+    Raises:
+        ConfigError: the one asked for holds files, which are not overwritten.
+    """
+    if asked is not None:
+        path = Path(asked)
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise ConfigError(
+                f"{quoted(asked)} is in use: it holds files already",
+                code="MMG-C22",
+                where="out",
+                why="nothing is overwritten",
+                fix=f"out={asked.rstrip('/')}-2",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "pictures"
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        path = Path(parent) / (f"{stamp}-{slug}" if attempt == 0 else f"{stamp}-{slug}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise ConfigError(f"{parent}/ is full of directories of this second", code="MMG-C22", fix="out=DIRECTORY")

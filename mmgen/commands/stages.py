@@ -1,0 +1,266 @@
+"""One stage of training, from its config to the finished part: what `mmgen train` does once and `mmgen run` thrice."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from mmgen import registry
+from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
+from mmgen.checkpoint.parts import Part, read_part, write_part
+from mmgen.data.module import PictureData
+from mmgen.data.pictures import Pictures
+from mmgen.data.text import BpeTextTokenizer
+from mmgen.errors import CheckpointError
+from mmgen.runs import MetricsFile, RunDirectory
+from mmgen.runs.progress import Bar
+from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal
+from mmgen.tasks.task import TASKS
+from mmgen.text_to_image import BATCH, load_part
+from mmgen.tracking.logger import RunLogger
+
+SHOWN = 12  # pictures whose reconstruction is watched during training
+
+
+class Interrupted(Exception):
+    """A signal ended the training after a checkpoint; the run goes on from there.
+
+    Attributes:
+        signal: its number; the exit code is 128 more.
+    """
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signal} at step {step}")
+        self.signal, self.step = signal, step
+
+
+@dataclass
+class Stage:
+    """One stage's config (see `conf/`): `component` is the tokenizer's, generator's or encoder's, with its name."""
+
+    kind: str
+    component: dict[str, Any]
+    task: dict[str, Any]
+    trainer: dict[str, Any]
+    tracking: dict[str, Any]
+    seed: int
+    experiment: str
+    resume: str = "auto"
+
+    def config(self, requires: Mapping[str, str], data: str) -> dict[str, Any]:
+        """What decides the outcome: a directory made with another is not gone on with."""
+        return {
+            "kind": self.kind,
+            "component": self.component,
+            "task": self.task,
+            "trainer": self.trainer,
+            "seed": self.seed,
+            "data": data,
+            "requires": dict(requires),
+        }
+
+
+def train_stage(stage: Stage, path: Path, pictures: Pictures, tokenizer: Part | None, init_from: Part | None) -> Part:
+    """Trains one part, or goes on with it, or returns it when it is finished.
+
+    Args:
+        stage: what to train, and how.
+        path: the stage's directory.
+        pictures: the data, read once for all stages.
+        tokenizer: the image tokenizer's part; the generator needs it.
+        init_from: a part of the same kind whose weights to start from.
+
+    Raises:
+        ConfigError: the directory holds a run of another config.
+        CheckpointError: a file is damaged, or the disk is full.
+        NonFiniteError: the loss or a gradient is not a number.
+        Interrupted: a signal came.
+    """
+    requires = {"tokenizer": tokenizer.fingerprint} if stage.kind == "generator" and tokenizer else {}
+    config = stage.config(requires, pictures.fingerprint)
+    directory = RunDirectory.create(path, config) if stage.resume == "auto" else RunDirectory.create_new(path, config)
+    if directory.status().state == "finished" and (directory.model / "manifest.json").is_file():
+        return read_part(directory.model)
+    return _Training(stage, directory, pictures, tokenizer, config).run(requires, init_from)
+
+
+class _Training:
+    def __init__(
+        self, stage: Stage, directory: RunDirectory, pictures: Pictures, tokenizer: Part | None, config: dict[str, Any]
+    ) -> None:
+        self.stage, self.directory, self.pictures, self.config = stage, directory, pictures, config
+        self.tokenizer = tokenizer
+        self.max_steps = int(stage.trainer["max_steps"])
+
+    def run(self, requires: Mapping[str, str], init_from: Part | None) -> Part:
+        stage = self.stage
+        torch.manual_seed(stage.seed)
+        component, arguments, text_tokenizer = self._component()
+        if init_from is not None:
+            component.load_state_dict(init_from.tensors)
+        task = TASKS[stage.kind](
+            component,
+            optimizer=stage.task["optimizer"],
+            schedule=stage.task["schedule"],
+            ema_decay=stage.task["ema_decay"],
+            max_steps=self.max_steps,
+            seed=stage.seed,
+        )
+        self._fit(task, self._data())
+        averaged = task.averaged
+        return write_part(
+            self.directory.model,
+            kind=stage.kind,
+            config=stage.component,
+            arguments=arguments,
+            tensors=averaged.state_dict(),
+            text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
+            requires=dict(requires),
+            info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
+        )
+
+    def _component(self) -> tuple[Any, dict[str, Any], BpeTextTokenizer | None]:
+        """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
+        kind = self.stage.kind
+        arguments: dict[str, Any] = {}
+        text_tokenizer = None
+        if kind in ("tokenizer", "encoder"):
+            height, width = self.pictures.shape
+            assert height == width, "datasets give square pictures"
+            arguments["image_size"] = height
+        if kind == "generator":
+            assert self.tokenizer is not None
+            image_tokenizer = load_part(self.tokenizer)
+            arguments |= {"grid": list(image_tokenizer.grid), "codebook_size": image_tokenizer.codebook_size}
+        built = dict(arguments)
+        if "grid" in built:
+            built["grid"] = tuple(built["grid"])
+        if kind in ("generator", "encoder"):
+            text_tokenizer = BpeTextTokenizer.train(self._training_captions(), **self.stage.task["text_tokenizer"])
+            built["text_tokenizer"] = text_tokenizer
+        return registry.build(kind, self.stage.component, **built), arguments, text_tokenizer
+
+    def _training_captions(self) -> list[str]:
+        every = self.stage.task["alternative_captions"] > 0
+        positions = self.pictures.positions("train")
+        if every:
+            return [caption for p in positions for caption in self.pictures.alternatives[p]]
+        return [self.pictures.captions[p] for p in positions]
+
+    def _data(self) -> PictureData:
+        codes = None
+        if self.stage.kind == "generator":
+            assert self.tokenizer is not None
+            codes = tokenize(self.pictures, self.tokenizer)
+        return PictureData(
+            self.pictures,
+            batch_size=self.stage.task["batch_size"],
+            seed=self.stage.seed,
+            max_steps=self.max_steps,
+            alternative_captions=self.stage.task["alternative_captions"],
+            codes=codes,
+        )
+
+    def _fit(self, task: pl.LightningModule, data: PictureData) -> None:
+        checkpoint, problems = newest_valid(self.directory.checkpoints)
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        start = _step_of(checkpoint)
+        MetricsFile(self.directory.metrics_file).drop_after(start)
+        logger = RunLogger(
+            self.directory.path,
+            name=f"{self.stage.experiment}-{self.stage.kind}",
+            job_type=self.stage.kind,
+            config=self.config,
+            group=self.stage.tracking["group"] or self.stage.experiment,
+            project=self.stage.tracking["project"],
+            mode=self.stage.tracking["mode"],
+        )
+        before = self.directory.status().seconds
+        began = time.monotonic()
+
+        def status(state: str, step: int) -> None:
+            seconds = before + time.monotonic() - began
+            self.directory.update_status(
+                state=state, stage=self.stage.kind, step=step, max_steps=self.max_steps, seconds=seconds
+            )
+
+        status("running", start)
+        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps") as bar, _quiet():
+            callbacks = [
+                stop,
+                ShowProgress(bar),
+                SaveCheckpoints(
+                    self.directory.checkpoints,
+                    self.stage.task["checkpoint_every"],
+                    saved=lambda step: status("running", step),
+                    failed=lambda error: print(error.render(), file=sys.stderr),
+                ),
+            ]
+            if self.stage.kind == "tokenizer":
+                callbacks.append(ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])))
+            trainer = self._trainer(logger, callbacks)
+            try:
+                trainer.fit(task, data, ckpt_path=checkpoint)
+            except BaseException:
+                status("failed", trainer.global_step)
+                raise
+            finally:
+                logger.finish()
+        if stop.received is not None and trainer.global_step < self.max_steps:
+            status("preempted", trainer.global_step)
+            raise Interrupted(stop.received, trainer.global_step)
+        status("finished", trainer.global_step)
+
+    def _trainer(self, logger: RunLogger, callbacks: list[pl.Callback]) -> pl.Trainer:
+        options = {key: value for key, value in self.stage.trainer.items() if key != "logger"}
+        options["default_root_dir"] = str(self.directory.path)
+        options["val_check_interval"] = _validation_interval(options.get("val_check_interval"), self.max_steps)
+        return pl.Trainer(**options, logger=logger, callbacks=callbacks, plugins=[SafeCheckpointIO()])
+
+
+def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
+    """Every picture's image tokens (M,N), by position in the dataset."""
+    image_tokenizer = load_part(tokenizer)
+    if tuple(pictures.shape) != (image_tokenizer.image_size,) * 2:
+        raise CheckpointError(
+            f"the image tokenizer was trained on {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",
+            code="MMG-K07",
+            fix=f"dataset.image_size={image_tokenizer.image_size}",
+        )
+    codes = []
+    with torch.no_grad(), Bar("image tokens", total=len(pictures), unit="pictures") as bar:
+        for first in range(0, len(pictures), BATCH):
+            positions = range(first, min(first + BATCH, len(pictures)))
+            codes.append(image_tokenizer.encode(pictures.batch(positions)).flatten(1))
+            bar.advance(len(positions), "")
+    return torch.cat(codes)
+
+
+def _validation_interval(asked: Any, max_steps: int) -> Any:
+    """A count of steps longer than the training would be refused by Lightning; then it validates at the end."""
+    return min(asked, max_steps) if isinstance(asked, int) else asked
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+
+
+def _quiet() -> Any:
+    """Lightning's tips and advice would hide what matters; its errors are raised, not printed."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
+    warnings.filterwarnings("ignore", module=r"lightning_fabric.*")
+    return nullcontext()

@@ -1,0 +1,79 @@
+"""`mmgen train task=tokenizer|generator|encoder dataset=NAME`: trains one part into a run of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmgen import registry
+from mmgen.checkpoint.parts import Part, read_part
+from mmgen.commands.stages import Stage, train_stage
+from mmgen.data.pictures import Pictures
+from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.runs import RunDirectory, finished_runs
+from mmgen.text_to_image import part_directories
+from mmgen.tracking.report import write_report
+
+
+def main(config: dict[str, Any], positionals: list[str]) -> int:
+    """Trains, publishes the part, writes the report, and prints where both lie."""
+    kind = config["task"]["name"]
+    path = Path(config["run"]["dir"]) / config["run"]["name"]
+    stage = Stage(
+        kind=kind,
+        component=config[kind],
+        task=config["task"],
+        trainer=config["trainer"],
+        tracking=config["tracking"],
+        seed=config["seed"],
+        experiment=config["run"]["name"],
+        resume=config["resume"],
+    )
+    console = Console(stderr=True)
+    tokenizer = None
+    if kind == "generator":
+        tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"]))
+        console.print(f"image tokenizer {tokenizer.fingerprint[:12]} of {tokenizer.path}")
+    init_from = _part(config["init_from"], kind, "init_from") if config["init_from"] else None
+    pictures = Pictures(registry.build("dataset", config["dataset"]))
+    with RunDirectory(path).lock():
+        part = train_stage(stage, path, pictures, tokenizer, init_from)
+        report = write_report(path)
+    print(f"{kind} {part.fingerprint[:12]}: {path / 'model'}\nreport: {report}")
+    return 0
+
+
+def _image_tokenizer(source: str | None, runs: Path) -> Part:
+    """The one asked for, or that of the newest finished run that has one."""
+    if source is not None:
+        return _part(source, "tokenizer", "tokenizer_from")
+    for run in finished_runs(runs):
+        for candidate in (run / "tokenizer" / "model", run / "model"):
+            if (candidate / "manifest.json").is_file():
+                part = read_part(candidate)
+                if part.kind == "tokenizer":
+                    return part
+    raise ConfigError(
+        f"a generator needs a trained image tokenizer, and {runs}/ holds none",
+        code="MMG-C20",
+        where="tokenizer_from",
+        fix="mmgen train task=tokenizer dataset=…, then tokenizer_from=RUN",
+    )
+
+
+def _part(source: str, kind: str, key: str) -> Part:
+    """The part of a kind that a run or an export holds."""
+    candidates = [part_directories(source).get(kind), Path(source) / "model", Path(source)]
+    for candidate in candidates:
+        if candidate is not None and (candidate / "manifest.json").is_file():
+            part = read_part(candidate)
+            if part.kind == kind:
+                return part
+    raise CheckpointError(
+        f"{quoted(source)} holds no finished {kind}",
+        code="MMG-K06",
+        where=key,
+        fix=f"{key}=RUN, a run or export with a trained {kind}",
+    )

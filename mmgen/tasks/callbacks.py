@@ -1,0 +1,134 @@
+"""What happens around the steps: checkpoints, a clean stop on a signal, the bar, pictures to look at."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from mmgen.errors import CheckpointError
+from mmgen.images import grid
+from mmgen.protocols import Tokenizer
+from mmgen.runs.progress import Bar
+
+FAILURES_ALLOWED = 3
+
+
+class StopOnSignal(pl.Callback):
+    """SIGINT and SIGTERM end the training after the step that is running, with a checkpoint; a second one at once.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)  # the last checkpoint is whole: files are renamed into place
+        self.received = number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if self.received is not None:
+            trainer.should_stop = True
+
+
+class SaveCheckpoints(pl.Callback):
+    """A checkpoint every so many steps, and where training ends.
+
+    A write that fails keeps the one before it; training goes on, and stops at the third failure in a row.
+
+    Args:
+        directory: gets one `step-…` for each.
+        every: steps between two.
+        saved: called with the step after each, once it lies safely on the disk.
+        failed: called with the error of a write that is forgiven.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        every: int,
+        saved: Callable[[int], None],
+        failed: Callable[[CheckpointError], None],
+    ) -> None:
+        self.directory, self.every, self.saved, self.failed = directory, max(1, every), saved, failed
+        self._last, self._failures = -1, 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._last = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step % self.every == 0 or trainer.should_stop:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if step == self._last:
+            return
+        try:
+            trainer.save_checkpoint(self.directory / f"step-{step:06d}")
+        except CheckpointError as error:
+            self._failures += 1
+            if self._failures >= FAILURES_ALLOWED:
+                raise
+            self.failed(error)
+            return
+        self._last, self._failures = step, 0
+        self.saved(step)
+
+
+class ShowProgress(pl.Callback):
+    """Moves the stage's bar, with the loss beside it."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.advance(trainer.global_step, "")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        loss = trainer.callback_metrics.get("train/loss")
+        self.bar.advance(1, "" if loss is None else f"loss {float(loss):.3f}")
+
+
+class ShowReconstructions(pl.Callback):
+    """At each validation, originals over what the image tokenizer makes of them, as a picture in the log.
+
+    Args:
+        images: (B,3,H,W) in [0,1], the same each time.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        logger: Any = trainer.logger
+        if trainer.sanity_checking or logger is None:
+            return
+        tokenizer: Tokenizer = module.averaged
+        images = self.images.to(module.device)
+        rows = torch.cat([images, tokenizer.decode(tokenizer.encode(images))]).cpu()
+        logger.log_picture("reconstructions", grid(rows, columns=len(images)), trainer.global_step)

@@ -1,0 +1,290 @@
+"""The loaded trio: image tokenizer, generator, contrastive encoder; what `mmgen.load` returns and the commands use.
+
+Letters: C captions, n drawings of each, k kept, L labels, N = h·w, H W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmgen import registry
+from mmgen.checkpoint.parts import Part, read_part
+from mmgen.data.text import BpeTextTokenizer
+from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.images import decode
+from mmgen.protocols import Encoder, Generator, Sampler, Tokenizer
+
+PARTS = ("tokenizer", "generator", "encoder")
+# Pictures are decoded and scored in one batch size, the last batch padded: the last bits of a result depend on it.
+BATCH = 64
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Drawings of one caption, best first by the encoder's score. Indexing gives pictures.
+
+    Attributes:
+        images: (k,3,H,W) in [0,1].
+        scores: (k,) cosine of picture and caption.
+        numbers: (k,) which of the drawings each is: the same seed and number draw it again.
+        image_tokens: (k,N).
+    """
+
+    caption: str
+    seed: int
+    images: Tensor
+    scores: Tensor
+    numbers: Tensor
+    image_tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.images)
+
+
+class TextToImage:
+    """Draws captions, ranks the drawings, and classifies pictures by naming the classes.
+
+    Args:
+        tokenizer, generator, encoder: in eval mode; what is missing cannot be used, and is named when it is asked for.
+        sampler: how tokens are drawn.
+        fingerprints: of the parts that are there, by kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None = None,
+        generator: Generator | None = None,
+        encoder: Encoder | None = None,
+        sampler: Sampler | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> None:
+        self._parts: dict[str, Any] = {"tokenizer": tokenizer, "generator": generator, "encoder": encoder}
+        self.sampler = sampler or registry.build("sampler", {"name": "autoregressive"})
+        self.fingerprints = dict(fingerprints or {})
+
+    def part(self, kind: str) -> Any:
+        """The part of that kind.
+
+        Raises:
+            CheckpointError: it was not trained or not exported.
+        """
+        if self._parts[kind] is None:
+            raise CheckpointError(
+                f"there is no trained {kind} here", code="MMG-K05", fix=f"mmgen train task={kind}, or mmgen run"
+            )
+        return self._parts[kind]
+
+    def generate(self, caption: str, *, num_images: int = 8, keep: int | None = None, seed: int = 1) -> Drawings:
+        """Draws a caption and keeps the drawings that fit it best, as DALL·E does (section 2.6).
+
+        Args:
+            caption: any text; longer than the generator's context is an error, never cut.
+            num_images: how many are drawn.
+            keep: how many are kept, all if None.
+            seed: image number i depends on (caption, seed, i) alone.
+
+        Raises:
+            ConfigError: no caption, one that is too long, or counts that make no sense.
+        """
+        if num_images < 1 or (keep is not None and not 1 <= keep <= num_images):
+            raise ConfigError(
+                f"cannot keep {keep} of {num_images} images", code="MMG-C10", where="keep", fix=f"keep={num_images}"
+            )
+        return self.draw([caption], num_images=num_images, keep=keep, seed=seed)[0]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        captions: Sequence[str],
+        *,
+        num_images: int,
+        keep: int | None = None,
+        seed: int = 1,
+        progress: Progress | None = None,
+    ) -> list[Drawings]:
+        """`generate` for many captions at once, which share batches. `progress` counts finished pictures."""
+        generator, tokenizer, encoder = (self.part(kind) for kind in ("generator", "tokenizer", "encoder"))
+        for owner in (generator, encoder):
+            for caption in captions:
+                _check_caption(caption, owner.text_tokenizer)
+        text_tokens = generator.text_tokenizer.encode(captions)
+        tokens = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress)
+        images = _in_batches(lambda t: tokenizer.decode(t.view(-1, *tokenizer.grid)), tokens.flatten(0, 1))
+        features = self.encode_images(images).view(len(captions), num_images, -1)
+        scores = (features @ self.encode_captions(captions)[:, :, None]).squeeze(-1)
+        images = images.view(len(captions), num_images, *images.shape[1:])
+        drawings = []
+        for i, caption in enumerate(captions):
+            order = scores[i].argsort(descending=True, stable=True)[: keep or num_images]
+            drawings.append(Drawings(caption, seed, images[i, order], scores[i, order], order, tokens[i, order]))
+        return drawings
+
+    @torch.no_grad()
+    def classify(
+        self, image: Tensor | str | Path, labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> dict[str, float]:
+        """Classifies a picture by naming the classes (CLIP, section 3.1).
+
+        Args:
+            image: (3,H,W) in [0,1], or a file.
+            labels: what it may show; at least one, none twice.
+            templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
+
+        Returns:
+            Each label's share, the largest first; they add up to one.
+
+        Raises:
+            ConfigError: no labels, an empty or repeated one, a template without a place.
+        """
+        encoder = self.part("encoder")
+        _check_labels(labels, templates)
+        if not isinstance(image, Tensor):
+            image = decode(image, size=encoder.image_size)
+        picture = F.interpolate(image[None], (encoder.image_size, encoder.image_size), mode="area")
+        features = torch.stack(
+            [self.encode_captions([template.format(label) for label in labels]) for template in templates]
+        )
+        classes = F.normalize(features.mean(0), dim=-1)
+        logits = encoder.logit_scale.clamp_max(4.6052).exp() * (self.encode_images(picture) @ classes.T)[0]
+        shares = logits.softmax(0)
+        return {labels[int(i)]: float(shares[i]) for i in shares.argsort(descending=True, stable=True)}
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] to image_features (B,D)."""
+        return _in_batches(self.part("encoder").encode_image, images)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """Captions to text_features (B,D)."""
+        encoder = self.part("encoder")
+        return _in_batches(encoder.encode_text, encoder.text_tokenizer.encode(captions))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) to indices (B,h,w) and the pictures (B,3,H,W) decoded from them."""
+        tokenizer = self.part("tokenizer")
+        indices = _in_batches(tokenizer.encode, images)
+        return indices, _in_batches(tokenizer.decode, indices)
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Applies a function row by row in batches of one size, the last one padded with its first row."""
+    results = []
+    for part in rows.split(BATCH):
+        padded = torch.cat([part, part[:1].expand(BATCH - len(part), *part.shape[1:])]) if len(part) < BATCH else part
+        results.append(function(padded)[: len(part)])
+    return torch.cat(results)
+
+
+def _check_caption(caption: str, text_tokenizer: BpeTextTokenizer) -> None:
+    if not caption.strip():
+        raise ConfigError("the caption is empty", code="MMG-C11", where="caption", fix='mmgen sample "a cat"')
+    if not text_tokenizer.fits(caption):
+        raise ConfigError(
+            f"the caption {quoted(caption, 40)} is longer than the {text_tokenizer.context_length} tokens of the model",
+            code="MMG-C12",
+            where="caption",
+            fix="shorten it, or train with a larger task.text_tokenizer.context_length",
+        )
+
+
+def _check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
+    twice = {label for label in labels if labels.count(label) > 1}
+    if not labels or twice or any(not label.strip() for label in labels):
+        problem = f"the label {quoted(min(twice), 40)} is given twice" if twice else "a label is missing or empty"
+        raise ConfigError(problem, code="MMG-C13", where="labels", fix='mmgen classify picture.png "a cat" "a dog"')
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"the template {quoted(template, 40)} has no place for the label, or more than one",
+                code="MMG-C14",
+                where="templates",
+                fix="templates=['a picture of {}']",
+            )
+
+
+def load_part(part: Part) -> Any:
+    """A part read from disk as the component it is, in eval mode. Registry names only: what the file says is not trusted.
+
+    Raises:
+        CheckpointError: its tensors do not fit the component.
+        PluginError: the component's plugin is not installed.
+    """
+    arguments = dict(part.arguments)
+    if "grid" in arguments:
+        arguments["grid"] = tuple(arguments["grid"])
+    if part.text_tokenizer is not None:
+        arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
+    component = registry.build(part.kind, part.config, trusted=False, **arguments)
+    try:
+        component.load_state_dict(part.tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the {part.kind}'s weights do not fit its config",
+            code="MMG-K02",
+            why=str(error).splitlines()[-1].strip()[:200],
+            fix="install the version that wrote it",
+        ) from error
+    return component.eval()
+
+
+def part_directories(path: str | Path) -> dict[str, Path]:
+    """Where the finished parts lie under an export, a run, or a run of one stage."""
+    root, found = Path(path), {}
+    for kind in PARTS:
+        for candidate in (root / kind / "model", root / kind):
+            if (candidate / "manifest.json").is_file():
+                found[kind] = candidate
+                break
+    return found
+
+
+def open_trio(path: str | Path, sampler: Sampler | None = None) -> TextToImage:
+    """Opens an export or a finished run: every part that is there, checked to belong together.
+
+    Raises:
+        CheckpointError: nothing finished lies there, a file is damaged, or the parts were not made for each other.
+    """
+    directories = part_directories(path)
+    single = Path(path) / "model"
+    if not directories and (single / "manifest.json").is_file():
+        parts = [read_part(single)]
+    else:
+        parts = [read_part(directory) for directory in directories.values()]
+    if not parts:
+        raise CheckpointError(
+            f"{quoted(str(path))} holds no finished run and no export",
+            code="MMG-K06",
+            why="" if Path(path).exists() else "there is no such directory",
+            fix="mmgen run, then mmgen.load('runs/quickstart')",
+        )
+    fingerprints = {part.kind: part.fingerprint for part in parts}
+    for part in parts:
+        for kind, wanted in part.requires.items():
+            if kind in fingerprints and fingerprints[kind] != wanted:
+                raise CheckpointError(
+                    f"the {part.kind} needs the {kind} {wanted[:12]}, but {fingerprints[kind][:12]} lies beside it",
+                    code="MMG-K03",
+                    where=str(path),
+                    why="its tokens would have another meaning",
+                    fix=f"put back the {kind} it was trained with, or train the {part.kind} anew",
+                )
+    components = {part.kind: load_part(part) for part in parts}
+    return TextToImage(**components, sampler=sampler, fingerprints=fingerprints)
