@@ -210,7 +210,8 @@ class BpeTextTokenizer:
         """Algorithm 1 of BPE-dropout on one chunk: before each merge every candidate is left out with the given
         probability, and the best of the rest is applied, until none is left.
 
-        As long as the best candidate stays, the way is the ordinary one, which is remembered.
+        As long as the best candidate stays, the way is the ordinary one, which is remembered. (`tokenizers` drops
+        less: there a merge that has become impossible gives the ones left out another chance.)
         """
         step = 0
         while step < len(path) - 1 and draw() >= dropout:
