@@ -1,0 +1,187 @@
+"""Draws image tokens one position after another.
+
+Letters: C captions, n pictures of each, B pictures drawn at once, T text positions, N image positions, V ids,
+G passes a picture needs (2 with guidance, otherwise 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mmgen.errors import NonFiniteError
+from mmgen.protocols import Generator
+from mmgen.samplers.choice import choose, uniforms
+from mmgen.samplers.prefill import ReadCaptions
+from mmgen.stream import KVCache
+
+
+class Autoregressive:
+    """Temperature, top_k, top_p and classifier-free guidance over a key-value cache.
+
+    Logits differ in their last bits between batch sizes. So every pass has a fixed shape, padded where there is less
+    to do, and a picture does not change with what is drawn beside it, as long as the generator computes the rows of a
+    batch alike (torch's fused attention on several CPU threads does not; matrix products and a softmax do).
+
+    Args:
+        temperature: ≥ 0; 0 takes the likeliest token. DALL·E draws at 1 (section 2.4 of arXiv 2102.12092).
+        top_k: draw among the k likeliest tokens, k ≥ 1.
+        top_p: draw among the likeliest tokens that make up this mass, in (0,1].
+        guidance_scale: ≥ 0; logits are null + scale·(conditional − null), where null read the empty caption; 1 is no
+            guidance, and costs none. The generator must have been trained with empty captions.
+        batch_size: pictures drawn at once, ≥ 1. Time and memory follow it, and, in the last bits, the logits.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance_scale: float = 1.0,
+        batch_size: int = 64,
+    ) -> None:
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature is {temperature}; it must be a finite number ≥ 0")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be ≥ 1, or null for all tokens")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p is {top_p}; it must lie in (0,1], or be null")
+        if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number ≥ 0")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be ≥ 1")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.guidance_scale, self.batch_size = guidance_scale, batch_size
+
+    @property
+    def guided(self) -> bool:
+        """Whether the empty caption is read beside each caption."""
+        return self.guidance_scale != 1
+
+    def draw(
+        self,
+        generator: Generator,
+        text_tokens: Tensor,
+        *,
+        num_images: int,
+        seed: int,
+        kept_tokens: Tensor | None = None,
+        kept: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Captions (C,T) to image tokens (C,num_images,N), see `mmgen.protocols.Sampler`.
+
+        Raises:
+            ValueError: arguments that do not fit the generator or each other.
+            NonFiniteError: the generator's logits are not numbers.
+        """
+        kept_tokens, kept = _checked(generator, text_tokens, num_images, kept_tokens, kept)
+        tokens = kept_tokens[:, None].repeat(1, num_images, 1)
+        free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
+        random = torch.stack([uniforms(seed, i, len(kept)) for i in range(num_images)]).to(text_tokens.device)
+        # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
+        with torch.no_grad(), _evaluating(generator):
+            # A group of batch_size captions fills its batches to the brim, and one group's cache is held at a time.
+            for text, group in zip(text_tokens.split(self.batch_size), tokens.split(self.batch_size), strict=True):
+                self._draw_group(generator, text, group, random, free, progress or (lambda count: None))
+        return tokens
+
+    def _draw_group(
+        self,
+        generator: Generator,
+        text_tokens: Tensor,
+        tokens: Tensor,
+        random: Tensor,
+        free: list[int],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Fills in the `free` positions of `tokens` (C,n,N) for captions (C,T), with `random` (n,N)."""
+        if not free or not len(text_tokens):
+            return progress(len(text_tokens) * tokens.shape[1])
+        captions = ReadCaptions(generator, text_tokens, tokens[:, 0, : free[0]], self.guided)
+        every_job = torch.cartesian_prod(
+            torch.arange(len(text_tokens), device=tokens.device), torch.arange(tokens.shape[1], device=tokens.device)
+        )
+        for jobs in every_job.split(self.batch_size):
+            padded = jobs[torch.arange(self.batch_size, device=tokens.device).clamp_(max=len(jobs) - 1)]
+            caption, number = padded.unbind(1)
+            drawn = tokens[caption, number]
+            self._decode(generator, *captions.start(caption), random[number].T.contiguous(), drawn, free)
+            tokens[caption, number] = drawn  # the padding is the last job again, and the same tokens
+            progress(len(jobs))
+
+    def _decode(
+        self, generator: Generator, logits: Tensor, cache: KVCache, random: Tensor, tokens: Tensor, free: list[int]
+    ) -> None:
+        """Fills in the `free` positions of `tokens` (B,N), from the first one's logits (G·B,V), with `random` (N,B)."""
+        finite = torch.ones((), dtype=torch.bool, device=tokens.device)
+        read = free[0]
+        for position in free:
+            if position > read:
+                # What was drawn last, and kept tokens after it, in one step. A copy: a slice's strides would change
+                # with its position, and a compiled generator would be compiled anew for each.
+                fresh = tokens[:, read:position].repeat(2 if self.guided else 1, 1)
+                logits, read = generator.step(fresh, cache)[:, -1], position
+            guided = self._guide(logits)
+            finite &= guided.amax(dim=-1).isfinite().all()  # looked at after the last step: no waiting for the device
+            tokens[:, position] = choose(
+                guided, random[position], temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+            )
+        if not finite:
+            raise NonFiniteError(
+                "the generator's logits are not finite numbers",
+                code="MMG-N02",
+                why="its training diverged, or its weights are damaged",
+                fix="train it again from an earlier checkpoint or with a lower learning rate (task.optimizer.lr)",
+            )
+
+    def _guide(self, logits: Tensor) -> Tensor:
+        """(G·B,V) to (B,V)."""
+        if not self.guided:
+            return logits
+        conditional, null = logits.float().chunk(2)
+        return null + self.guidance_scale * (conditional - null)
+
+
+def _checked(
+    generator: Generator, text_tokens: Tensor, num_images: int, kept_tokens: Tensor | None, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The kept tokens (C,N), zero where none is kept, and which are kept (N,); ValueError for what does not fit."""
+    text_length, positions = generator.stream.text_length, generator.stream.image_length
+    if text_tokens.ndim != 2 or text_tokens.shape[1] != text_length:
+        raise ValueError(f"text_tokens is {tuple(text_tokens.shape)}; the generator reads (captions, {text_length})")
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}; it must be ≥ 1")
+    shape = (len(text_tokens), positions)
+    if kept is None and kept_tokens is None:
+        return text_tokens.new_zeros(shape, dtype=torch.long), torch.zeros(positions, dtype=torch.bool)
+    if kept is None or kept_tokens is None:
+        raise ValueError("kept and kept_tokens go together: which positions are kept, and the tokens to keep there")
+    if kept.shape != (positions,) or kept.dtype != torch.bool:
+        raise ValueError(f"kept is {tuple(kept.shape)} of {kept.dtype}; it must be ({positions},) of torch.bool")
+    if kept_tokens.shape != shape:
+        raise ValueError(f"kept_tokens is {tuple(kept_tokens.shape)}; it must be {shape}")
+    kept_tokens = torch.where(kept, kept_tokens, 0).to(text_tokens.device, torch.long)
+    if kept_tokens.numel() and kept_tokens.min() < 0:
+        raise ValueError(f"kept_tokens holds {int(kept_tokens.min())}; image tokens are ≥ 0")
+    return kept_tokens, kept
+
+
+@contextmanager
+def _evaluating(generator: Generator) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is in the mode it had, a frozen one too."""
+    modes = {m: m.training for m in generator.modules()} if isinstance(generator, nn.Module) else {}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,56 @@
+"""One token from logits: temperature, top_k, top_p, and the randomness that a picture number owns.
+
+Letters: B rows, V ids, N image positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def uniforms(seed: int, image_number: int, positions: int) -> Tensor:
+    """One number in [0,1) a position, (N,) float32: a function of (seed, image number, position) and nothing else.
+
+    A hash drawn out to the needed length, not torch's generator: that one keeps 32 bits of a seed, and its stream is
+    promised for neither another device nor another release.
+    """
+    stream = hashlib.shake_256(f"mmgen picture {seed} {image_number}".encode()).digest(4 * positions)
+    return torch.from_numpy((np.frombuffer(stream, "<u4") >> 8).astype(np.float32) * np.float32(2**-24))
+
+
+def choose(
+    logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """Inverts the cumulative distribution of the filtered logits at `uniform`: one id a row, (B,) long.
+
+    Args:
+        logits: (B,V).
+        uniform: (B,) float32 in [0,1).
+        temperature: logits are divided by it first; 0 takes the likeliest id.
+        top_k: of the ids, only the k likeliest.
+        top_p: of those, only the likeliest whose mass, with `top_k` renormalised, reaches `top_p` (Holtzman et al.
+            2019, section 3.1); always at least one.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    # With the likeliest logit at 0, a temperature close to 0 cannot overflow; in single precision 1e-40 would be a 0.
+    logits = logits.float()
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)
+    ids = None
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits, ids = torch.topk(logits, top_k, dim=-1)
+    elif top_p is not None and top_p < 1:
+        logits, ids = torch.sort(logits, dim=-1, descending=True)
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    mass = cumulative[:, -1:]
+    if top_p is not None and top_p < 1:
+        # The first id whose cumulative mass reaches top_p is the last one kept.
+        last = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
+        mass = cumulative.gather(-1, last)
+    # right=True passes over ids of no probability; the product stays below `mass`, so no id beyond it is reached.
+    place = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    return (place if ids is None else ids.gather(-1, place)).squeeze(-1)
