@@ -90,11 +90,16 @@ def _run(argv: list[str]) -> int:
         return 0
     if arguments.positionals and command not in TAKE_POSITIONALS and not arguments.flags:
         raise ConfigError(
-            f"mmgen {command} takes no {quoted(arguments.positionals[0])}", code="MMG-C07", where="command line", fix="write KEY=VALUE, or KEY=\"VALUE\""
+            f"mmgen {command} takes no {quoted(arguments.positionals[0])}",
+            code="MMG-C07",
+            where="command line",
+            fix='write KEY=VALUE, or KEY="VALUE"',
         )
     from mmgen.commands.launch import launch
 
-    return launch(command, arguments.overrides, arguments.positionals, arguments.config_dir, arguments.multirun, arguments.flags)
+    return launch(
+        command, arguments.overrides, arguments.positionals, arguments.config_dir, arguments.multirun, arguments.flags
+    )
 
 
 def sort(argv: list[str]) -> Arguments:
@@ -132,7 +137,12 @@ def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
         if name == "--config-dir":
             found.config_dir = Path(value)
             if not found.config_dir.is_dir():
-                raise ConfigError(f"--config-dir {quoted(value)} is no directory", code="MMG-C07", where="command line", fix="--config-dir=DIRECTORY")
+                raise ConfigError(
+                    f"--config-dir {quoted(value)} is no directory",
+                    code="MMG-C07",
+                    where="command line",
+                    fix="--config-dir=DIRECTORY",
+                )
         else:
             found.flags.append(f"{name}={value}")
     else:
@@ -140,11 +150,15 @@ def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...], otherwise: str) -> ConfigError:
-    from mmgen.options import nearest
+    from mmgen.spelling import nearest
 
     near = nearest(name, known)
     return ConfigError(
-        f"no {what} {quoted(name)}", code="MMG-C07", where="command line", why=f"there are {', '.join(known)}", fix=f"did you mean {near}?" if near else otherwise
+        f"no {what} {quoted(name)}",
+        code="MMG-C07",
+        where="command line",
+        why=f"there are {', '.join(known)}",
+        fix=f"did you mean {near}?" if near else otherwise,
     )
 
 

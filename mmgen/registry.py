@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mmgen.errors import ConfigError, ConfigErrors, MmgenError, PluginError, quoted
-from mmgen.options import MISSING, REQUIRED, Option, check, nearest, options_of, plain
-
-__all__ = ["BUILD_ARGUMENTS", "KINDS", "MISSING", "REQUIRED", "SEVERAL", "Component", "Option", "build", "complete", "components", "find"]
+from mmgen.options import MISSING, Option, check, options_of, plain
+from mmgen.spelling import nearest
 
 KINDS = ("dataset", "tokenizer", "generator", "encoder", "sampler", "evaluator")
 SEVERAL = ("evaluator",)  # the kinds of which a run may choose more than one
@@ -68,14 +67,17 @@ class Component:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a plugin may raise anything when imported, SystemExit included
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            lacking = isinstance(error, ModuleNotFoundError) and error.name and error.name != self.value.partition(":")[0]
+            lacking = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+            if not lacking or self.value.startswith(lacking):
+                fix = f"choose another {self.kind}, or repair or remove {self.distribution}"
+            else:
+                fix = f"pip install {lacking.partition('.')[0]}"
             raise PluginError(
                 f"{self.kind} {quoted(self.name)} of {self.owner} cannot be imported",
                 code="MMG-P01",
                 where=self.value,
-                why=cause,
-                fix=f"pip install {error.name.partition('.')[0]}" if lacking else f"choose another {self.kind}, or repair or remove {self.distribution}",  # type: ignore[union-attr]
+                why=f"{type(error).__name__}: {error}".splitlines()[0],
+                fix=fix,
             ) from error
 
     def options(self) -> dict[str, Option]:
@@ -88,14 +90,15 @@ class Component:
         try:
             found = options_of(target, skip=BUILD_ARGUMENTS[self.kind])
         except (TypeError, ValueError) as error:
-            raise self._unfit("has no signature to read options from", str(error)) from error
+            raise self.unfit("has no signature to read options from", str(error)) from error
         if "name" in found:
-            raise self._unfit("has an option called 'name'", "that key holds the component's own name")
+            raise self.unfit("has an option called 'name'", "that key holds the component's own name")
         return found
 
-    def _unfit(self, what: str, why: str) -> PluginError:
-        fix = f"repair {self.distribution}"
-        return PluginError(f"{self.kind} {quoted(self.name)} of {self.owner} {what}", code="MMG-P04", where=self.value, why=why, fix=fix)
+    def unfit(self, what: str, why: str) -> PluginError:
+        """The error for a component that does not fit its contract."""
+        text = f"{self.kind} {quoted(self.name)} of {self.owner} {what}"
+        return PluginError(text, code="MMG-P04", where=self.value, why=why, fix=f"repair {self.distribution}")
 
 
 def components(kind: str) -> dict[str, list[Component]]:
@@ -163,7 +166,8 @@ def find(kind: str, name: str, *, trusted: bool = True) -> Component:
 def _own(kind: str, name: str) -> Component:
     """A class of the user's own, `module:Class`; the working directory is where such a module lies."""
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        raise ConfigError(f"{kind} {quoted(name)} is not of the form module:Class", code="MMG-C03", where=kind, fix=f"{kind}=my_module:MyClass")
+        text = f"{kind} {quoted(name)} is not of the form module:Class"
+        raise ConfigError(text, code="MMG-C03", where=kind, fix=f"{kind}=my_module:MyClass")
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))  # last, so that nothing there shadows what is installed
         importlib.invalidate_caches()
@@ -235,7 +239,8 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for name in runtime:
         if name not in accepted and not open_ended:
-            raise component._unfit(f"takes no argument {quoted(name)}", f"every {kind} is built with {', '.join(BUILD_ARGUMENTS[kind]) or 'its options only'}")
+            wanted = ", ".join(BUILD_ARGUMENTS[kind]) or "its options only"
+            raise component.unfit(f"takes no argument {quoted(name)}", f"every {kind} is built with {wanted}")
     try:
         return target(**options, **runtime)
     except MmgenError:
@@ -253,7 +258,8 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
 def _checked(kind: str, config: Mapping[str, Any], trusted: bool, place: str) -> tuple[Component, dict[str, Any]]:
     name = config.get("name")
     if not isinstance(name, str) or name == MISSING:
-        raise ConfigError(f"no {kind} is named", code="MMG-C05", where=place, why=f"available: {', '.join(choices(kind)) or 'none'}", fix=f"{kind}=NAME")
+        available = f"available: {', '.join(choices(kind)) or 'none'}"
+        raise ConfigError(f"no {kind} is chosen", code="MMG-C05", where=place, why=available, fix=f"{kind}=NAME")
     component = find(kind, name, trusted=trusted)
     found, errors = check(component.options(), {k: v for k, v in config.items() if k != "name"}, place)
     if errors:

@@ -1,22 +1,157 @@
-"""The help pages, made from the schema, the presets and package metadata; no component is imported for them."""
+"""The help pages, made from the schema, the presets and package metadata: neither Hydra nor torch is imported.
+
+Only `mmgen COMMAND KIND=NAME --help` imports a component: the one whose options it is asked for.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
+
+from mmgen import registry
+from mmgen.commands.places import options, places, yaml_groups
+from mmgen.commands.schema import COMMANDS
+from mmgen.options import REQUIRED, Option, describe, options_of, written
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a command's help says beyond its config."""
+
+    summary: str
+    usage: str
+    examples: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
 
 PAGES = {
-    "run": "trains the three parts, draws, ranks, classifies and writes a report",
-    "train": "trains one part",
-    "sample": "draws captions",
-    "classify": "names what pictures show",
-    "export": "writes the three trained parts to share",
-    "plugins": "installed components",
+    "run": Page(
+        "train the three parts, draw, rank, classify, judge, and write a report",
+        "[KEY=VALUE]…",
+        (
+            "mmgen run",
+            "mmgen run dataset=folder dataset.path=pictures/",
+            "mmgen run generator.num_layers=6 run.name=six",
+        ),
+        (
+            "Without dataset= and experiment= it means experiment=quickstart (plugin mmgen-emoji).",
+            "Run again, it skips finished stages and goes on where it was interrupted.",
+            "trainer.KEY=VALUE counts for every stage, stages.STAGE.trainer.KEY=VALUE for one.",
+        ),
+    ),
+    "train": Page(
+        "train one part: the image tokenizer, the generator or the encoder",
+        "task=TASK dataset=NAME [KEY=VALUE]…",
+        ("mmgen train task=generator dataset=emoji generator.num_layers=6",),
+        ("trainer.* are the arguments of Lightning's Trainer.",),
+    ),
+    "sample": Page(
+        "draw captions; the encoder ranks the drawings",
+        "CAPTION… [KEY=VALUE]… [-- CAPTION…]",
+        ('mmgen sample "a firefighter with dark skin tone" num_images=32 keep=8', 'mmgen sample seed=2 -- "E=mc2"'),
+    ),
+    "classify": Page(
+        "name what pictures show: existing files are pictures, the others labels",
+        "PICTURE… LABEL… [KEY=VALUE]… [-- PICTURE or LABEL…]",
+        ('mmgen classify picture.png "a cat" "a dog" "a car"', "mmgen classify *.png labels=labels.txt"),
+    ),
+    "export": Page(
+        "write the three trained parts into a directory to share",
+        "[RUN [DIRECTORY]] [KEY=VALUE]…",
+        ("mmgen export runs/quickstart exports/emoji",),
+    ),
+    "plugins": Page(
+        "list installed components, show one's options, check whether it can be imported",
+        "list | info NAME | check [NAME]",
+        ("mmgen plugins list", "mmgen plugins info transformer", "mmgen plugins check"),
+    ),
 }
+RULE = """\
+Arguments: KEY=VALUE sets a value or chooses an option of a group; quote a value that has commas or brackets:
+'KEY="a, b"'. Whatever stands after -- is no KEY=VALUE. -m runs every combination of KEY=A,B. --config-dir DIR adds a
+folder of YAML presets; --cfg job shows the config."""
 
 
 def overview() -> str:
-    return "usage: mmgen COMMAND\n" + "\n".join(f"  {name:10} {text}" for name, text in PAGES.items())
+    """`mmgen --help`."""
+    width = max(map(len, PAGES))
+    commands = [f"  {name:<{width}}  {page.summary}" for name, page in PAGES.items()]
+    return "\n".join(
+        [
+            "usage: mmgen COMMAND [ARGUMENTS]",
+            "",
+            "Trains, samples and judges text-to-image models on discrete tokens.",
+            "",
+            *commands,
+            "",
+            "  mmgen COMMAND --help     options and an example",
+            "  mmgen --version",
+            "",
+            f"example: {PAGES['sample'].examples[0]}",
+        ]
+    )
 
 
-def page(command: str, overrides: list[str], config_dir: Path | None) -> str:
-    return f"usage: mmgen {command}"
+def page(command: str, overrides: list[str], config_dir: Path | None = None) -> str:
+    """`mmgen COMMAND [KIND=NAME]… --help`.
+
+    Args:
+        overrides: a component chosen there has its options listed.
+
+    Raises:
+        ConfigError, PluginError: such a component is unknown or broken.
+    """
+    about = PAGES[command]
+    lines = [
+        f"usage: mmgen {command} {about.usage}",
+        "",
+        f"{about.summary[0].upper()}{about.summary[1:]}.",
+        *about.notes,
+    ]
+    lines += ["", *(f"example: {example}" for example in about.examples)]
+    if command in COMMANDS:
+        where = places(config_dir)
+        root = options_of(COMMANDS[command])
+        groups = [g for g in (*registry.KINDS, *yaml_groups(where)) if _belongs(g, command, root)]
+        lines += ["", "groups (GROUP=OPTION):"]
+        lines += [f"  {group:<11} {', '.join(options(group, where)) or '-'}" for group in dict.fromkeys(groups)]
+        lines += ["", "keys (KEY=VALUE):", *_keys({k: o for k, o in root.items() if k not in registry.KINDS})]
+        for override in overrides:
+            kind, _, name = override.partition("=")
+            if kind in registry.KINDS and kind in root:
+                lines += ["", f"{kind} {name}:", *_keys(registry.find(kind, name).options(), f"{kind}.")]
+        lines += ["", "A component's options: mmgen plugins info NAME", RULE]
+    return "\n".join(lines)
+
+
+def _belongs(group: str, command: str, root: dict[str, Option]) -> bool:
+    return group in root or (command in ("run", "train") and group not in registry.KINDS and group != "task")
+
+
+def _keys(options: dict[str, Option], prefix: str = "") -> list[str]:
+    lines = []
+    for name, option in options.items():
+        held = next(
+            (t for t in (option.type, *getattr(option.type, "__args__", ())) if dataclasses.is_dataclass(t)), None
+        )
+        if held is not None and prefix.startswith("stages.") and prefix != "stages.":
+            lines.append(f"  {prefix}{name}.*")
+        elif held is not None:
+            lines += _keys(options_of(held), f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            lines.append(key_line(f"{prefix}{name}", option))
+    return lines
+
+
+def key_line(key: str, option: Option) -> str:
+    """One option in a list: key, default, type, help."""
+    default = "" if option.default is REQUIRED else f"={written(option.default)}"
+    text = f"{describe(option.type)}{'; required' if option.default is REQUIRED else ''}"
+    return f"  {key + default:<44} {text}{'; ' + option.help if option.help else ''}"
+
+
+def table(rows: list[tuple[Any, ...]]) -> list[str]:
+    """Rows as aligned columns."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)] if rows else []
+    return ["  ".join(f"{cell!s:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

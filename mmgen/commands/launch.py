@@ -18,7 +18,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mmgen.commands import composition, presets
+from mmgen.commands import composition
+from mmgen.commands.places import places
 from mmgen.errors import MmgenError
 
 FAILED_PARTS = 4  # the exit code of a sweep in which a job failed
@@ -28,7 +29,14 @@ class JobFailed(Exception):
     """A job of a sweep ended with an error, which was told when it happened."""
 
 
-def launch(command: str, overrides: list[str], positionals: list[str], config_dir: Path | None, multirun: bool, flags: list[str]) -> int:
+def launch(
+    command: str,
+    overrides: list[str],
+    positionals: list[str],
+    config_dir: Path | None,
+    multirun: bool,
+    flags: list[str],
+) -> int:
     """Checks the config, imports the command, runs it; gives its exit code.
 
     Args:
@@ -37,7 +45,7 @@ def launch(command: str, overrides: list[str], positionals: list[str], config_di
     Raises:
         MmgenError: what the user can mend.
     """
-    where = presets.places(config_dir)
+    where = places(config_dir)
     try:
         checked = composition.prepare(command, overrides, where, multirun)
         with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):

@@ -1,17 +1,10 @@
-"""Where configs come from: YAML of mmgen, of plugins and of the user, and installed components, all seen by Hydra.
+"""The sources that Hydra reads: the YAML of every place (`places`), and installed components.
 
-Three kinds of place hold YAML: `conf/`, the packages that plugins name in the entry-point group `mmgen.configs`, and
-the user's `--config-dir`. A name has one owner here too: two places with one preset are refused. Installed components
-are a fourth source. No plugin's code is imported to list any of them.
+A name has one owner here too: two places with one preset are refused, when it is chosen.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,79 +18,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmgen import options as typed
 from mmgen import registry
+from mmgen.commands.places import YOURS, Place, is_component, presets
 from mmgen.commands.schema import STAGES
 from mmgen.errors import ConfigError, PluginError, quoted
-
-YOURS = "--config-dir"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A directory of YAML and whose it is: a distribution's, or the user's (`YOURS`)."""
-
-    owner: str
-    directory: Path
-
-
-def places(config_dir: Path | None = None) -> list[Place]:
-    """Every directory of YAML: mmgen's, each plugin's, the user's."""
-    found = [Place(registry.OURS, _directory("mmgen.conf"))]  # type: ignore[list-item]
-    for entry in sorted(entry_points(group="mmgen.configs"), key=lambda e: (e.dist.name if e.dist else "", e.name)):
-        directory = _directory(entry.value)
-        if directory is not None and all(place.directory != directory for place in found):
-            found.append(Place(entry.dist.name if entry.dist else entry.value, directory))
-    return [*found, Place(YOURS, config_dir.resolve())] if config_dir else found
-
-
-def _directory(package: str) -> Path | None:
-    """Where a package of YAML lies. The plugin is not imported, unless its packages are mapped to odd directories; one
-    that cannot be found is passed over, as only its own presets miss it."""
-    top, *rest = package.split(".")
-    try:
-        if top != "mmgen":
-            spec = importlib.util.find_spec(top)
-            for location in (spec.submodule_search_locations or []) if spec else []:
-                if Path(location, *rest).is_dir():
-                    return Path(location, *rest).resolve()
-        spec = importlib.util.find_spec(package)
-        return Path(next(iter(spec.submodule_search_locations or []))).resolve() if spec else None
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # importing a stranger's package may raise anything
-        return None
-
-
-def presets(group: str, where: list[Place]) -> Iterator[tuple[str, Path]]:
-    """The names of a group's YAML, with their files; a name may come twice."""
-    for place in where:
-        for file in sorted((place.directory / group).glob("*.yaml")):
-            yield file.stem, file
-
-
-def groups(where: list[Place]) -> list[str]:
-    """Every group, from the folders of all places and the kinds of components."""
-    folders = {str(d.relative_to(p.directory)) for p in where for d in p.directory.rglob("*") if d.is_dir()}
-    return sorted({f for f in folders if "__pycache__" not in f} | set(registry.KINDS))
-
-
-def options(group: str, where: list[Place]) -> list[str]:
-    """What can be chosen in a group: presets and components."""
-    kinds = registry.choices(group) if group in registry.KINDS else []
-    return sorted({name for name, _ in presets(group, where)} | set(kinds))
-
-
-def exists(group: str, name: str, where: list[Place]) -> bool:
-    """Whether a group has this option; `name@distribution` and `module:Class` count as components."""
-    if any(name == preset for preset, _ in presets(group, where)):
-        return True
-    return group in registry.KINDS and _is_component(group, name)
-
-
-def _is_component(kind: str, name: str) -> bool:
-    short, _, wanted = name.partition("@")
-    claims = registry.components(kind).get(short, [])
-    return ":" in name or any(not wanted or registry.normal(c.distribution) == registry.normal(wanted) for c in claims)
 
 
 class PresetSource(FileConfigSource):
@@ -106,7 +31,7 @@ class PresetSource(FileConfigSource):
     several may be chosen each go into a section of their own; `trainer` set for the whole run is set for its stages."""
 
     where: ClassVar[list[Place]] = []
-    loaded: ClassVar[list[Path]] = []  # in the order in which Hydra asked for them
+    loaded: ClassVar[list[tuple[str, Path]]] = []  # group and file, in the order in which Hydra asked for them
 
     @staticmethod
     def scheme() -> str:
@@ -117,8 +42,8 @@ class PresetSource(FileConfigSource):
         file = Path(self.path, f"{name}.yaml")
         self._refuse_second(name, file)
         result = _read(lambda: super(PresetSource, self).load_config(config_path), file)
-        self.loaded.append(file)
         group, _, preset = name.rpartition("/")
+        self.loaded.append((group, file))
         if group in registry.KINDS:
             self._start_from_components(group, preset, result)
         elif not group or result.header.get("package") == "_global_":
@@ -130,7 +55,9 @@ class PresetSource(FileConfigSource):
         group, _, preset = name.rpartition("/")
         if group in registry.KINDS and owners != [YOURS]:
             claims = registry.components(group).get(preset, [])
-            owners += [c.distribution for c in claims if registry.normal(c.distribution) not in map(registry.normal, owners)]
+            owners += [
+                c.distribution for c in claims if registry.normal(c.distribution) not in map(registry.normal, owners)
+            ]
         if len(owners) > 1:
             files = [str(p.directory / f"{name}.yaml") for p in self.where if (p.directory / f"{name}.yaml").is_file()]
             raise PluginError(
@@ -151,7 +78,7 @@ class PresetSource(FileConfigSource):
             if not isinstance(item, str) or item == "_self_":
                 continue
             is_preset = item != preset and any(item == name for name, _ in presets(kind, self.where))
-            if not is_preset and _is_component(kind, item):
+            if not is_preset and is_component(kind, item):
                 config.defaults[i] = f"/component/{kind}/{item.replace('@', '/')}@_here_"
             elif is_preset and kind in registry.SEVERAL:
                 config.defaults[i] = f"{item}@_here_"
@@ -170,7 +97,9 @@ def _read(load: Any, file: Path) -> ConfigResult:
             fix="mend the YAML there",
         ) from error
     if not isinstance(result.config, DictConfig):
-        raise ConfigError(f"{file.name} holds no mapping", code="MMG-C06", where=str(file), fix="write `key: value` lines")
+        raise ConfigError(
+            f"{file.name} holds no mapping", code="MMG-C06", where=str(file), fix="write `key: value` lines"
+        )
     return result
 
 
@@ -199,7 +128,7 @@ class ComponentSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         kind, name = self._split(config_path)
-        return kind in registry.KINDS and bool(name) and _is_component(kind, name)
+        return kind in registry.KINDS and bool(name) and is_component(kind, name)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         group = config_path.strip("/")
@@ -214,14 +143,16 @@ class ComponentSource(ConfigSource):
         component = registry.find(kind, name)
         config: dict[str, Any] = {"name": component.name}
         for option in component.options().values():
-            default = registry.MISSING if option.default is registry.REQUIRED else registry.plain(option.default)
+            default = typed.MISSING if option.default is typed.REQUIRED else typed.plain(option.default)
             try:
                 config[option.name] = OmegaConf.create({"it": default})["it"]
             except OmegaConfBaseException:  # a default that no config can hold: the component's own stands
                 continue
         short = name.partition("@")[0].rpartition(":")[2].rpartition(".")[2]
         header = {"package": f"{kind}.{short}" if kind in registry.SEVERAL else None}
-        return ConfigResult(provider=component.owner, path=self.full_path(), config=OmegaConf.create(config), header=header)
+        return ConfigResult(
+            provider=component.owner, path=self.full_path(), config=OmegaConf.create(config), header=header
+        )
 
     @staticmethod
     def _split(config_path: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ Components bring their own options (`mmgen.registry`). Nothing here imports torc
 `TrainerConfig` against the signature of Lightning's Trainer.
 """
 
+# ruff: noqa: RUF009 - `_option` makes a dataclasses.field
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -12,12 +14,12 @@ from typing import Any, Literal
 STAGES = ("tokenizer", "generator", "encoder")
 
 
-def _option(default: Any, help: str) -> Any:
-    """A dataclass field with a default and a line for the help page."""
+def _option(default: Any, help: str = "", **limits: float) -> Any:
+    """A dataclass field with a default, a line for the help page, and `low` and `high`, the numbers it may be."""
+    metadata = {"help": help, **limits}
     if isinstance(default, list | dict | type):
-        factory = default if isinstance(default, type) else lambda: default.copy()
-        return field(default_factory=factory, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=default if isinstance(default, type) else default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _required(help: str) -> Any:
@@ -33,34 +35,34 @@ class RunConfig:
 @dataclass
 class OptimizerConfig:
     name: Literal["adamw", "muon"] = _option("adamw", "muon turns matrices, adamw does the rest")
-    lr: float = _option(1e-3, "peak learning rate")
+    lr: float = _option(1e-3, "peak learning rate", low=0)
     betas: tuple[float, float] = _option((0.9, 0.95), "averaging of gradient and of its square")
-    eps: float = _option(1e-8, "keeps the division finite")
-    weight_decay: float = _option(0.0, "of matrices only, times the learning rate")
+    eps: float = _option(1e-8, "keeps the division finite", low=0)
+    weight_decay: float = _option(0.0, "of matrices only, times the learning rate", low=0)
 
 
 @dataclass
 class ScheduleConfig:
-    warmup_steps: int = _option(0, "linear warm-up")
-    final: float = _option(0.0, "cosine from there to this share of the peak at trainer.max_steps")
+    warmup_steps: int = _option(0, "linear warm-up", low=0)
+    final: float = _option(0.0, "cosine from there to this share of the peak at trainer.max_steps", low=0, high=1)
 
 
 @dataclass
 class TextTokenizerConfig:
-    vocab_size: int = _option(1024, "byte-level BPE, trained on the training captions")
-    context_length: int = _option(24, "text tokens; a longer caption is cut, and counted")
-    bpe_dropout: float = _option(0.1, "share of merges dropped in training (Provilkov et al., 2020)")
+    vocab_size: int = _option(1024, "byte-level BPE, trained on the training captions", low=256)
+    context_length: int = _option(24, "text tokens; a longer caption is cut, and counted", low=2)
+    bpe_dropout: float = _option(0.1, "share of merges dropped in training (Provilkov et al., 2020)", low=0, high=1)
 
 
 @dataclass
 class TaskConfig:
     name: Literal["tokenizer", "generator", "encoder"] = _required("what is trained")
-    batch_size: int = _option(64, "pictures a step, over all ranks")
-    optimizer: OptimizerConfig = _option(OptimizerConfig, "")
-    schedule: ScheduleConfig = _option(ScheduleConfig, "")
-    ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off")
-    checkpoint_every: int = _option(200, "steps")
-    alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions")
+    batch_size: int = _option(64, "pictures a step, over all ranks", low=1)
+    optimizer: OptimizerConfig = _option(OptimizerConfig)
+    schedule: ScheduleConfig = _option(ScheduleConfig)
+    ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off", low=0, high=1)
+    checkpoint_every: int = _option(200, "steps", low=1)
+    alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions", low=0, high=1)
     text_tokenizer: TextTokenizerConfig | None = _option(None, "generator and encoder only")
 
 
@@ -71,17 +73,17 @@ class TrainerConfig:
     accelerator: str = _option("auto", "cpu, gpu, auto …")
     strategy: str = _option("auto", "ddp, fsdp …")
     devices: list[int] | int | str = _option("auto", "how many, or which")
-    num_nodes: int = _option(1, "machines")
+    num_nodes: int = _option(1, "machines", low=1)
     precision: Literal[
         "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed", "64-true", "transformer-engine",
         "transformer-engine-float16", "64", "32", "16", "bf16",
     ] | None = _option(None, "of the arithmetic")  # fmt: skip
     logger: bool | None = _option(None, "Lightning's own; mmgen brings its own")
     fast_dev_run: int | bool = _option(False, "so many batches, then stop")
-    max_epochs: int | None = _option(None, "")
-    min_epochs: int | None = _option(None, "")
-    max_steps: int = _option(-1, "optimizer steps")
-    min_steps: int | None = _option(None, "")
+    max_epochs: int | None = _option(None)
+    min_epochs: int | None = _option(None)
+    max_steps: int = _option(-1, "optimizer steps", low=-1)
+    min_steps: int | None = _option(None)
     max_time: str | dict[str, int] | None = _option(None, "DD:HH:MM:SS")
     limit_train_batches: int | float | None = _option(None, "a count or a share")
     limit_val_batches: int | float | None = _option(None, "a count or a share")
@@ -90,26 +92,26 @@ class TrainerConfig:
     overfit_batches: int | float = _option(0.0, "a count or a share")
     val_check_interval: int | float | str | dict[str, int] | None = _option(None, "steps between validations")
     check_val_every_n_epoch: int | None = _option(1, "null: count steps across epochs")
-    num_sanity_val_steps: int | None = _option(None, "")
-    log_every_n_steps: int | None = _option(None, "")
+    num_sanity_val_steps: int | None = _option(None)
+    log_every_n_steps: int | None = _option(None)
     enable_checkpointing: bool | None = _option(None, "Lightning's own; mmgen writes its own, verified")
     enable_progress_bar: bool | None = _option(None, "Lightning's own; mmgen has its own bars")
-    enable_model_summary: bool | None = _option(None, "")
-    accumulate_grad_batches: int = _option(1, "")
-    gradient_clip_val: float | None = _option(None, "largest norm of the gradient")
-    gradient_clip_algorithm: Literal["norm", "value"] | None = _option(None, "")
-    deterministic: bool | Literal["warn"] | None = _option(None, "")
+    enable_model_summary: bool | None = _option(None)
+    accumulate_grad_batches: int = _option(1, low=1)
+    gradient_clip_val: float | None = _option(None, "largest norm of the gradient", low=0)
+    gradient_clip_algorithm: Literal["norm", "value"] | None = _option(None)
+    deterministic: bool | Literal["warn"] | None = _option(None)
     benchmark: bool | None = _option(None, "let cuDNN choose its kernels")
-    inference_mode: bool = _option(True, "")
-    use_distributed_sampler: bool = _option(True, "")
+    inference_mode: bool = _option(True)
+    use_distributed_sampler: bool = _option(True)
     profiler: str | None = _option(None, "simple, advanced, pytorch")
     detect_anomaly: bool = _option(False, "find the operation that made a NaN; slow")
-    barebones: bool = _option(False, "")
-    sync_batchnorm: bool = _option(False, "")
-    reload_dataloaders_every_n_epochs: int = _option(0, "")
+    barebones: bool = _option(False)
+    sync_batchnorm: bool = _option(False)
+    reload_dataloaders_every_n_epochs: int = _option(0)
     default_root_dir: str | None = _option(None, "mmgen sets it to the run's directory")
-    enable_autolog_hparams: bool = _option(True, "")
-    model_registry: str | None = _option(None, "")
+    enable_autolog_hparams: bool = _option(True)
+    model_registry: str | None = _option(None)
 
 
 TRAINER_OBJECTS = ("callbacks", "plugins")  # Trainer arguments that only code can give
@@ -125,7 +127,7 @@ class TrackingConfig:
 @dataclass
 class StageConfig:
     task: TaskConfig
-    trainer: TrainerConfig = _option(TrainerConfig, "")
+    trainer: TrainerConfig = _option(TrainerConfig)
 
 
 @dataclass
@@ -139,10 +141,10 @@ class StagesConfig:
 class DrawingConfig:
     seed: int = _option(1, "of the drawings and of their captions' choice")
     captions: list[str] = _option([], "captions of your own on the sheet, before the held-out ones")
-    num_captions: int = _option(16, "rows of the sheet")
-    num_images: int = _option(8, "drawn for each caption; the encoder ranks them")
-    keep: int = _option(4, "shown of them, best first")
-    classified: int = _option(16, "unseen pictures that the report classifies by naming the classes")
+    num_captions: int = _option(16, "rows of the sheet", low=0)
+    num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
+    keep: int = _option(4, "shown of them, best first", low=1)
+    classified: int = _option(16, "unseen pictures that the report classifies by naming the classes", low=0)
 
 
 @dataclass
@@ -150,22 +152,22 @@ class Training:
     """What `run` and `train` share. Fields named like a kind hold components, checked by the registry."""
 
     run: RunConfig
-    seed: int = _option(1, "of the batches, the initial weights and all else that is random")
+    seed: int = _option(1, "of the batches, the initial weights and all else that is random", low=0)
     resume: Literal["auto", "never"] = _option("auto", "auto: go on where the run's directory left off")
-    dataset: Any = _option(None, "")
-    tokenizer: Any = _option(None, "")
-    generator: Any = _option(None, "")
-    encoder: Any = _option(None, "")
-    sampler: Any = _option(None, "")
-    evaluator: Any = _option(dict, "")
+    dataset: Any = _option(None)
+    tokenizer: Any = _option(None)
+    generator: Any = _option(None)
+    encoder: Any = _option(None)
+    sampler: Any = _option(None)
+    evaluator: Any = _option(dict)
     trainer: TrainerConfig = _option(TrainerConfig, "Lightning's Trainer")
-    tracking: TrackingConfig = _option(TrackingConfig, "")
+    tracking: TrackingConfig = _option(TrackingConfig)
 
 
 @dataclass(kw_only=True)
 class RunCommand(Training):
     stages: StagesConfig
-    drawing: DrawingConfig = _option(DrawingConfig, "")
+    drawing: DrawingConfig = _option(DrawingConfig)
 
 
 @dataclass(kw_only=True)
@@ -178,11 +180,11 @@ class TrainCommand(Training):
 @dataclass
 class SampleCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
-    num_images: int = _option(8, "drawn for each caption; the encoder ranks them")
-    keep: int = _option(4, "kept of them, best first")
+    num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
+    keep: int = _option(4, "kept of them, best first", low=1)
     seed: int = _option(1, "picture number i is a function of the caption, the seed and i alone")
     out: str | None = _option(None, "directory for the pictures; null: a new one under samples/")
-    sampler: Any = _option(None, "")
+    sampler: Any = _option(None)
 
 
 @dataclass
