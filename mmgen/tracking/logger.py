@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from mmgen.errors import ConfigError, quoted
 from mmgen.images import save_png
-from mmgen.runs import MetricsFile
+from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_mirror import MODES, WandbMirror, allowed_mode, picture
 

@@ -12,7 +12,7 @@ import torch
 
 from mmgen.errors import ConfigError
 from mmgen.images import decode
-from mmgen.runs import MetricsFile
+from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking.logger import RunLogger
 from tests.tracking.conftest import Start
 from tests.tracking.wandb_files import of_type, offline_runs, records, rows

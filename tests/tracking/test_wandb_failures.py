@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmgen.runs import MetricsFile
+from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking import wandb_mirror
 from mmgen.tracking.wandb_mirror import allowed_mode
 from tests.tracking.conftest import Start

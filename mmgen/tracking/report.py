@@ -1,0 +1,242 @@
+"""report.html: one file that tells what a run made and how well, opened from disk, with nothing from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from mmgen.files import write_atomic
+from mmgen.tracking.album import Album
+from mmgen.tracking.charts import Series, line_chart, number, share_bar
+from mmgen.tracking.run_files import (
+    PART_NAMES,
+    PARTS,
+    RunFiles,
+    Stage,
+    duration,
+    list_of,
+    part_of,
+    read_run,
+    readable,
+)
+from mmgen.tracking.summary import summary
+
+__all__ = ["summary", "write_report"]
+
+MAX_DRAWN, MAX_CLASSIFIED, MAX_TABLE_ROWS = 60, 48, 200
+MEASURES_FIRST = (
+    "loss", "psnr", "ssim", "accuracy", "codebook_usage", "codebook_perplexity", "logit_scale", "lr", "grad_norm",
+)  # fmt: skip
+# Columns of an evaluator's table that are shares of one, told by their name.
+SHARES = ("share", "accuracy", "recall", "rate")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One small chart with its legend: (name, style, last value)."""
+
+    title: str
+    chart: Markup
+    legend: list[tuple[str, str, str]]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Writes report.html into a run's directory, from the files in it; what is missing makes the report smaller.
+
+    Args:
+        run_dir: of `mmgen run` or `mmgen train`.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    directory = Path(run_dir)
+    run = read_run(directory)
+    album = Album(directory)
+    page = _environment().get_template("report.html").render(**_contents(run, album))
+    path = directory / "report.html"
+    write_atomic(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"readable": readable, "number": number, "duration": duration, "date": _date}
+    environment.globals |= {"share_bar": share_bar, "cell": _cell, "part_names": PART_NAMES}
+    return environment
+
+
+def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
+    """All that the template reads."""
+    drawings = list_of(run.evidence, "drawings")
+    classified = [_classified(entry) for entry in list_of(run.evidence, "classified")]
+    return {
+        "run": run,
+        "picture": album.picture,
+        "state": _state(run),
+        "facts": _facts(run),
+        "evaluations": [evaluation for evaluation in run.evaluations if not evaluation.stood_aside],
+        "aside": [evaluation for evaluation in run.evaluations if evaluation.stood_aside],
+        "drawings": drawings[:MAX_DRAWN],
+        "more_drawings": len(drawings[MAX_DRAWN:]),
+        "has_sheet": (run.directory / "sheet.png").is_file(),
+        "reconstructions": part_of(run.evidence, "reconstructions"),
+        "classified": classified[:MAX_CLASSIFIED],
+        "curves": [(stage, curves) for stage in run.stages if (curves := stage_curves(stage))],
+        "timings": _timings(run),
+        "parts": _parts(run),
+        "data": part_of(run.lineage, "data"),
+        "versions": part_of(run.lineage, "versions"),
+        "attribution": str(run.lineage.get("attribution") or ""),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        "max_rows": MAX_TABLE_ROWS,
+        "left_out": album.left_out,  # filled while the page is rendered, read at its end
+    }
+
+
+def _state(run: RunFiles) -> dict[str, Any]:
+    """How far the run came. The report of a run is written in its last moment, before it calls itself finished."""
+    states = {stage.status.get("state") for stage in run.stages}
+    if run.evidence and states == {"finished"}:
+        return {"name": "finished"}
+    status = run.status
+    if status.get("state") in (None, "finished") and states <= {"finished", None}:
+        return {"name": "finished"}
+    behind = next((stage for stage in run.stages if stage.status.get("state") != "finished"), None)
+    current = behind.status if behind else status
+    return {
+        "name": str(current.get("state") or status.get("state") or "running"),
+        "stage": behind.name if behind else "",
+        "step": current.get("step"),
+        "max_steps": current.get("max_steps"),
+    }
+
+
+def _facts(run: RunFiles) -> list[tuple[str, str]]:
+    """What the head of the page says, as (label, text); the unknown is left out."""
+    dataset, data = part_of(run.config, "dataset"), part_of(run.lineage, "data")
+    components = {kind: part_of(run.config, kind).get("name") for kind in _trained(run)}
+    trained = [f"{PART_NAMES[kind]} {name}" for kind, name in components.items() if name]
+    sampler = part_of(run.config, "sampler").get("name")
+    size = data.get("size")
+    pixels = dataset.get("image_size")
+    about_data = [
+        str(dataset.get("name") or data.get("name") or ""),
+        f"{size:,} pictures" if isinstance(size, int) else "",
+        f"{pixels} × {pixels} pixels" if pixels else "",
+    ]
+    seconds = sum(stage.seconds for stage in run.stages)
+    started = run.status.get("started") or next((stage.status.get("started") for stage in run.stages), None)
+    facts = [
+        ("Trained", ", ".join(trained)),
+        ("Drawn with", str(sampler or "") if run.evidence else ""),
+        ("Data", ", ".join(text for text in about_data if text)),
+        ("Seed", str(run.config.get("seed", ""))),
+        ("Training", duration(seconds) if seconds else ""),
+        ("Started", _date(started)),
+        ("mmgen", str(part_of(run.lineage, "versions").get("mmgen") or "")),
+    ]
+    return [(label, text) for label, text in facts if text]
+
+
+def _trained(run: RunFiles) -> list[str]:
+    return [kind for kind in PARTS if any(stage.name == kind for stage in run.stages)]
+
+
+def stage_curves(stage: Stage) -> list[Curve]:
+    """A stage's charts: a measure of training and of validation share one; the loss comes first."""
+    nouns: dict[str, list[str]] = {}
+    for name in stage.metrics():
+        nouns.setdefault(name.rpartition("/")[2], []).append(name)
+    order = {noun: place for place, noun in enumerate(MEASURES_FIRST)}
+    last_step = max((float(row["step"]) for row in stage.rows), default=0.0)
+    curves = []
+    for noun in sorted(nouns, key=lambda noun: (order.get(noun, len(order)), not noun.endswith("loss"))):
+        series = []
+        for name in nouns[noun]:
+            split = name.rpartition("/")[0]
+            if points := stage.metric(name):
+                series.append(Series(split or noun, "val" if split.startswith("val") else "train", points))
+        if chart := line_chart(readable(noun), series, last_step):
+            legend = [(one.name, one.style, number(one.last)) for one in series]
+            curves.append(Curve(readable(noun), chart, legend))
+    return curves
+
+
+def _classified(entry: dict[str, Any]) -> dict[str, Any]:
+    """A classified picture with its most likely labels, the true one always among them."""
+    labels = [
+        {"label": str(label.get("label")), "share": float(label.get("share") or 0.0)}
+        for label in list_of(entry, "labels")
+    ]
+    labels.sort(key=lambda label: -label["share"])
+    truth = str(entry.get("truth"))
+    shown = labels[:4]
+    if truth not in [label["label"] for label in shown]:
+        shown = labels[:3] + [label for label in labels if label["label"] == truth]
+    right = bool(labels) and labels[0]["label"] == truth
+    return {"picture": entry.get("picture"), "truth": truth, "labels": shown, "right": right}
+
+
+def _timings(run: RunFiles) -> list[tuple[str, float, float]]:
+    """(what, seconds, share of the longest) of every stage and every part of the evaluation."""
+    found = [(f"Training the {PART_NAMES.get(stage.name, stage.name)}", stage.seconds) for stage in run.stages]
+    for name, seconds in part_of(run.evidence, "seconds").items():
+        if isinstance(seconds, (int, float)):
+            judged = name in part_of(run.evidence, "findings")
+            found.append((f"Measuring: {readable(name)}" if judged else readable(name), float(seconds)))
+    longest = max((seconds for _, seconds in found), default=0.0)
+    return [(what, seconds, seconds / longest) for what, seconds in found if seconds > 0]
+
+
+def _parts(run: RunFiles) -> list[dict[str, Any]]:
+    """The trained parts with what each was made with."""
+    parts = []
+    for kind, part in part_of(run.lineage, "parts").items():
+        if not isinstance(part, dict):
+            continue
+        made_with = {name: str(print_) for name, print_ in part_of(part, "requires").items()}
+        path = str(part.get("path") or "")
+        parts.append(
+            {
+                "kind": kind,
+                "component": part_of(run.config, kind).get("name", ""),
+                "fingerprint": str(part.get("fingerprint") or ""),
+                "step": part.get("step"),
+                "made_with": made_with,
+                "path": path if (run.directory / path).exists() and ".." not in Path(path).parts else "",
+            }
+        )
+    return parts
+
+
+def _cell(column: str, value: object) -> str:
+    """A table's cell as text; a share of one reads better in percent."""
+    if isinstance(value, bool) or value is None:
+        return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, (int, float)):
+        if any(word in column.lower() for word in SHARES) and 0 <= value <= 1:
+            return f"{value * 100:.0f} %"
+        return number(float(value))
+    return str(value)
+
+
+def _date(text: object) -> str:
+    """An ISO time as "22 November 2026, 20:40 UTC"; what is none, as it stands."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text or "")
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M}" + (" UTC" if moment.tzinfo else "")

@@ -1,0 +1,52 @@
+"""The figures of a run in the terminal: each beside its chance and its interval."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmgen.tracking.run_files import read_run
+
+
+def summary(run_dir: str | Path, width: int = 100) -> str:
+    """The headline figures of a run as a plain table, and which evaluators stood aside and why.
+
+    Args:
+        run_dir: of `mmgen run`. Without an evaluation the text is empty.
+        width: of the terminal, in characters.
+    """
+    run = read_run(Path(run_dir))
+    figures = [(evaluation, figure) for evaluation in run.evaluations for figure in evaluation.figures]
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    if figures:
+        table = Table("what", "value", "95 % interval", "n", "chance", "note", box=None, pad_edge=False)
+        for column in table.columns[:5]:
+            column.no_wrap = True
+        for column in table.columns[1:5]:
+            column.justify = "right"
+        for _, figure in figures:
+            chance = "" if figure.chance is None else figure.shown(figure.chance)
+            cells = (
+                figure.name,
+                figure.shown(figure.value),
+                figure.shown_interval,
+                f"{figure.n:,}",
+                chance,
+                figure.note,
+            )
+            table.add_row(*(_plain(cell) for cell in cells))
+        console.print(table)
+    for evaluation in run.evaluations:
+        if evaluation.stood_aside:
+            console.print(_plain(f"{evaluation.name} stood aside: {evaluation.stood_aside}"))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _plain(text: str) -> Text:
+    """Text from data: no control characters reach the terminal."""
+    return Text("".join(character if character.isprintable() else " " for character in text))
