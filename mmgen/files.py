@@ -17,6 +17,7 @@ from mmgen.errors import CheckpointError, quoted
 # What a killed writer leaves beside the destination: `.NAME.PID-RANDOM.tmp`, unfinished, and `.NAME.PID-RANDOM.old`,
 # the predecessor of a directory that was being replaced.
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(?P<suffix>tmp|old)")
+_DEPTH = 100  # far below Python's own limit, so that whoever walks the value later is safe
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -186,8 +187,7 @@ def parse_json(data: bytes | str, where: str, *, limit: int = 1_000_000, trusted
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if not trusted:
-            _check_untrusted(value)
+        _check(value, trusted)
     except _Refused as error:
         raise refused(where, str(error)) from None
     except RecursionError:
@@ -220,17 +220,19 @@ def _no_constant(name: str) -> Any:
     raise _Refused(f"{name} is no JSON number")
 
 
-def _check_untrusted(value: Any) -> None:
+def _check(value: Any, trusted: bool, depth: int = 0) -> None:
+    if depth > _DEPTH:
+        raise _Refused(f"nested more than {_DEPTH} deep")
     if isinstance(value, dict):
         for key, item in value.items():
-            if key.startswith("_"):
+            if key.startswith("_") and not trusted:
                 raise _Refused(f"key {quoted(key)} begins with an underscore")
-            _check_untrusted(key)
-            _check_untrusted(item)
+            _check(key, trusted, depth + 1)
+            _check(item, trusted, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_untrusted(item)
-    elif isinstance(value, str):
+            _check(item, trusted, depth + 1)
+    elif isinstance(value, str) and not trusted:
         if "${" in value:
             raise _Refused(f"{quoted(value)} holds an interpolation")
         if any(0xD800 <= ord(character) <= 0xDFFF for character in value):

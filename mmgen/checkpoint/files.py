@@ -40,6 +40,7 @@ __all__ = [
     "read_verified",
     "remove_leftovers",
     "require_space",
+    "seal",
     "verify_directory",
     "write_atomic",
     "write_directory_atomic",
@@ -79,7 +80,7 @@ def write_directory_atomic(destination: str | Path, fill: Callable[[Path], None]
             require_space(destination, needed)
         temp.mkdir()
         fill(temp)
-        _seal(temp)
+        seal(temp)
         _swap(temp, destination)
     except OSError as error:
         remove(temp)
@@ -99,7 +100,7 @@ def _refuse_foreign(destination: Path) -> None:
     )
 
 
-def _seal(directory: Path) -> None:
+def seal(directory: Path) -> None:
     """Syncs every file and writes the manifest last, from what the disk gives back."""
     files, directories = {}, [directory]
     for path in sorted(directory.rglob("*")):
@@ -241,25 +242,32 @@ def _checked(path: Path, name: str, entry: Entry) -> Iterator[BufferedReader]:
 @contextmanager
 def _inside(path: Path, name: str) -> Iterator[BufferedReader]:
     """Opens a regular file below `path` for reading. No symbolic link is followed, no pipe waited for."""
+    try:
+        descriptor = _open_inside(path, name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # ELOOP: a symbolic link; ENOTDIR: a file where a folder should be; EACCES
+        raise refused(str(path / name), f"cannot be opened as a regular file ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refused(str(path / name), "not a regular file")
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def _open_inside(path: Path, name: str) -> int:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     *folders, last = name.split("/")
+    # `path` itself is the user's, and may be a link.
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for folder in folders:
             inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-        opened = os.open(last, flags | os.O_NONBLOCK, dir_fd=descriptor)
-    except FileNotFoundError:
-        raise
-    except OSError as error:  # ELOOP: a symbolic link; ENOTDIR: a file where a folder should be; EACCES
-        raise refused(str(path / name), f"cannot be opened as a regular file ({error.strerror})") from None
+        return os.open(last, flags | os.O_NONBLOCK, dir_fd=descriptor)
     finally:
         os.close(descriptor)
-    with open(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise refused(str(path / name), "not a regular file")
-        yield file
 
 
 def _require_directory(path: Path) -> None:

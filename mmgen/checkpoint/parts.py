@@ -68,12 +68,12 @@ def write_part(
     assert kind in KINDS, kind
     part = Part(
         kind=kind,
-        config=_plain(config),
-        arguments=_plain(arguments),
+        config=plain(config),
+        arguments=plain(arguments),
         tensors={name: tensor.detach() for name, tensor in tensors.items()},
         text_tokenizer=text_tokenizer,
         requires=dict(requires or {}),
-        info=_plain(info or {}),
+        info=plain(info or {}),
     )
     unstorable = [f"{name} is {storable(tensor)}" for name, tensor in part.tensors.items() if storable(tensor)]
     assert not unstorable, unstorable
@@ -186,12 +186,12 @@ def check_requires(parts: Mapping[str, Part]) -> None:
                 )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types: tuples become lists, numbers that are not finite None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
