@@ -140,8 +140,8 @@ class Sampler(Protocol):
     ) -> Tensor:
         """Captions (C,T) to image tokens (C,num_images,N).
 
-        Image number i of a caption is a function of (generator, caption, seed, i) alone, however many are drawn beside it.
-        Where `kept` (N,) bool is true, the token is `kept_tokens` (C,N)'s. `progress` is called with the number of
+        Image number i of a caption is a function of (generator, caption, seed, i) alone, however many are drawn beside
+        it. Where `kept` (N,) bool is true, the token is `kept_tokens` (C,N)'s. `progress` is called with the number of
         pictures finished since its last call.
         """
         ...
@@ -184,6 +184,8 @@ class Setting:
     codebook_size: int = 0
     all_images: Tensor | None = None  # (M,3,H,W), every picture of the dataset
     all_ids: list[str] = field(default_factory=list)
+    all_attributes: list[dict[str, str]] = field(default_factory=list)
+    train_positions: list[int] = field(default_factory=list)  # which of `all_images` were trained on
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     templates: Sequence[str] = ()
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)

@@ -1,0 +1,161 @@
+import pytest
+import torch
+
+from mmgen.evaluators.zero_shot import ZeroShot, fields, fill
+from mmgen.protocols import Evidence, Setting
+
+TONES = ["light", "medium", "dark"]
+NAMES = [f"person {i}" for i in range(50)]
+TEMPLATE = "{name} with {tone} skin tone"
+
+
+class Captions:
+    """Remembers which captions were encoded; a caption's feature is a row of its own, of 4,000."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.rows: dict[str, int] = {}
+
+    def row(self, caption):
+        return self.rows.setdefault(caption, len(self.rows))
+
+    def __call__(self, captions):
+        self.seen += captions
+        return self.features(captions)
+
+    def features(self, captions):
+        features = torch.zeros(len(captions), 4000)
+        for i, caption in enumerate(captions):
+            features[i, self.row(caption)] = 1
+        return features
+
+
+@pytest.fixture
+def captions():
+    return Captions()
+
+
+def setting(captions, classes=None, templates=(TEMPLATE,)):
+    return Setting(
+        "pairs", classes=classes or {"tone": TONES, "name": NAMES}, templates=templates, encode_captions=captions
+    )
+
+
+def judge(evaluator, where, samples, image_features):
+    evaluator.begin(where)
+    evaluator.update(Evidence(samples, torch.zeros(len(samples), 3, 8, 8), image_features=image_features))
+    return evaluator.compute()
+
+
+def test_a_perfect_encoder(captions, sample, number):
+    samples = [sample(id=str(i), name=NAMES[i], tone=TONES[i % 3]) for i in range(12)]
+    truth = captions.features([fill(TEMPLATE, s["attributes"]) for s in samples])
+    findings = judge(ZeroShot(), setting(captions), samples, truth)
+    tone, name = number(findings, "zero_shot/tone"), number(findings, "zero_shot/name")
+    assert (tone.value, tone.n, tone.chance) == (1, 12, pytest.approx(1 / 3))
+    assert (name.value, name.n, name.chance) == (1, 12, pytest.approx(1 / 20))
+    assert "all 3 classes" in tone.note
+    assert "20 random classes of 50" in name.note
+    assert findings.tables["Zero-shot: name, mistaken most often"] == []
+
+
+def test_known_mistakes(captions, sample, number):
+    """Of three light ones one is taken for dark, and both dark ones for medium."""
+    looks = [("light", "light"), ("light", "light"), ("light", "dark"), ("dark", "medium"), ("dark", "medium")]
+    samples = [sample(id=str(i), name=NAMES[i], tone=truth) for i, (truth, _) in enumerate(looks)]
+    features = captions.features(
+        [fill(TEMPLATE, {"name": NAMES[i], "tone": like}) for i, (_, like) in enumerate(looks)]
+    )
+    findings = judge(ZeroShot(), setting(captions), samples, features)
+    assert number(findings, "zero_shot/tone").value == pytest.approx(2 / 5)
+    assert findings.tables["Zero-shot: tone"] == [
+        {"class": "light", "pictures": 3, "right, %": 66.7},
+        {"class": "medium", "pictures": 0, "right, %": None},
+        {"class": "dark", "pictures": 2, "right, %": 0.0},
+    ]
+    assert findings.tables["Zero-shot: tone, how often taken for which"] == [
+        {"class": "light", "light": 2, "medium": 0, "dark": 1},
+        {"class": "medium", "light": 0, "medium": 0, "dark": 0},
+        {"class": "dark", "light": 0, "medium": 2, "dark": 0},
+    ]
+
+
+def test_mistakes_of_many_classes_are_listed_by_how_often(captions, sample):
+    """Person 1 is taken for person 2 twice, person 3 for person 4 once; among all names but for one."""
+    evaluator = ZeroShot(choices=49)
+    looks = [(1, 2), (1, 2), (3, 4)]
+    for seed in range(99):  # a seed under which the names that they look like are among the choices
+        evaluator.seed = seed
+        samples = [sample(id=str(i), name=NAMES[truth], tone="dark") for i, (truth, _) in enumerate(looks)]
+        features = captions.features([fill(TEMPLATE, {"name": NAMES[like], "tone": "dark"}) for _, like in looks])
+        findings = judge(evaluator, setting(captions), samples, features)
+        if findings.tables["Zero-shot: name, mistaken most often"][0]["times"] == 2:
+            break
+    commonest = findings.tables["Zero-shot: name, mistaken most often"][0]
+    assert commonest == {"class": "person 1", "taken for": "person 2", "times": 2}
+
+
+def test_only_the_attribute_in_question_varies(captions, sample):
+    judge(ZeroShot(choices=4), setting(captions), [sample(id="x", name=NAMES[7], tone="dark")], torch.zeros(1, 4000))
+    tones = {f"{NAMES[7]} with {tone} skin tone" for tone in TONES}
+    assert tones <= set(captions.seen)
+    names = set(captions.seen) - tones
+    assert len(names) == 3
+    assert all(caption.endswith("with dark skin tone") for caption in names)
+    assert len(captions.seen) == len(set(captions.seen)), "each caption is encoded once"
+
+
+def test_choices_follow_from_the_seed_and_the_sample(captions, sample):
+    def asked(id, seed):
+        one = Captions()
+        judge(ZeroShot(seed=seed), setting(one), [sample(id=id, name=NAMES[7], tone="dark")], torch.zeros(1, 4000))
+        return set(one.seen)
+
+    assert asked("x", 0) == asked("x", 0)
+    assert len({frozenset(asked(id, seed)) for id in "xy" for seed in (0, 1)}) == 4
+
+
+def test_random_features_reach_chance(captions, sample, number):
+    """1,000 pictures, chance 1/3 and 1/20: deviations 0.015 and 0.007, four of them allowed."""
+    torch.manual_seed(0)
+    samples = [sample(id=str(i), name=NAMES[i % 50], tone=TONES[i % 3]) for i in range(1000)]
+    findings = judge(ZeroShot(), setting(captions), samples, torch.randn(1000, 4000))
+    assert number(findings, "zero_shot/tone").value == pytest.approx(1 / 3, abs=0.06)
+    assert number(findings, "zero_shot/name").value == pytest.approx(1 / 20, abs=0.028)
+
+
+def test_ties_count_against_the_encoder(captions, sample, number):
+    findings = judge(ZeroShot(), setting(captions), [sample(id="x", name=NAMES[0], tone="light")], torch.zeros(1, 4000))
+    assert number(findings, "zero_shot/tone").value == 0
+
+
+def test_templates_are_averaged_by_features(captions, sample, number):
+    """The picture is like both captions of "b", and a little more like one of "a"."""
+    where = setting(captions, {"kind": ["a", "b"]}, ["a {kind}", "one {kind}"])
+    looks = captions.features(["a a"]) * 1.1 + captions.features(["a b"]) + captions.features(["one b"])
+    samples = [sample(id="x", kind="b")]
+    assert number(judge(ZeroShot(), where, samples, looks), "zero_shot/kind").value == 1
+    where.templates = ["a {kind}"]
+    assert number(judge(ZeroShot(), where, samples, looks), "zero_shot/kind").value == 0
+
+
+def test_samples_that_no_template_fits_are_left_out(captions, sample, number):
+    samples = [sample(id="bus", name="bus stop"), sample(id="p", name=NAMES[0], tone="dark"), sample(id="bare")]
+    findings = judge(ZeroShot(), setting(captions), samples, torch.rand(3, 4000))
+    assert [n.n for n in findings.numbers] == [1, 1]
+    nothing = judge(ZeroShot(), setting(captions), samples[:1], torch.rand(1, 4000))
+    assert nothing.numbers == []
+
+
+def test_a_template_can_only_put_in_attributes():
+    assert fields("a {x} or {y}") == {"x", "y"}
+    assert fill("{{a}} {x}!", {"x": "{y}"}) == "{a} {y}!"
+    with pytest.raises(KeyError):
+        fill("{x.__class__}", {"x": "b"})
+
+
+def test_one_choice_is_no_question():
+    with pytest.raises(ValueError, match="choices is 1"):
+        ZeroShot(choices=1)
+    needs = ZeroShot(max_pictures=3).needs
+    assert (needs.features, needs.attributes, needs.max_pictures) == (True, True, 3)
