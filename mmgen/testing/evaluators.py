@@ -1,0 +1,178 @@
+"""Checks of an evaluator, on evidence that comes with the kit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+
+from mmgen.protocols import Evaluator, Evidence, Finding, Findings, Needs, Setting
+from mmgen.testing.checks import require, require_random_state_kept, require_tensor, run
+from mmgen.testing.stand_ins import COLOURS, PLACES, caption_features, small_samples
+
+COUNT = 24  # pictures judged; twice as many are in the dataset
+CODES = 17
+PARTS = {"dataset", "tokenizer", "generator", "encoder", "sampler"}
+
+
+@dataclass
+class Subject:
+    """An evaluator, and what it is given."""
+
+    evaluator: Evaluator
+
+    def judge(self, *chunks: slice) -> Findings:
+        """Begins anew and goes through the evidence in these chunks."""
+        self.evaluator.begin(setting(self.evaluator.needs))
+        for chunk in chunks or (slice(0, COUNT),):
+            self.evaluator.update(evidence(self.evaluator.needs, chunk))
+        return self.evaluator.compute()
+
+
+def setting(needs: Needs) -> Setting:
+    """What an evaluator is told first: a dataset of bars, of which the first half is judged."""
+    samples = small_samples(2 * COUNT)
+    return Setting(
+        split=needs.split,
+        seed=1,
+        codebook_size=CODES,
+        all_images=torch.stack([sample["image"] for sample in samples]) if needs.all_pictures else None,
+        all_ids=[sample["id"] for sample in samples] if needs.all_pictures else [],
+        classes={"name": [f"{place} bar" for place in PLACES], "colour": list(COLOURS)},
+        templates=("a {colour} {name}",),
+        encode_captions=caption_features,
+        logit_scale=20.0,
+    )
+
+
+def evidence(needs: Needs, chunk: slice) -> Evidence:
+    """What an evaluator asked for and nothing else, of the pictures in a chunk."""
+    source = torch.Generator().manual_seed(0)
+    samples = small_samples(COUNT)
+    images = torch.stack([sample["image"] for sample in samples])
+    features = caption_features([sample["caption"] for sample in samples])
+    noise = torch.randn(features.shape, generator=source)
+    found = Evidence(samples=samples[chunk], images=images[chunk])
+    if needs.reconstructions:
+        found.indices = torch.randint(CODES, (COUNT, 4, 4), generator=source)[chunk]
+        found.reconstructions = (images + 0.05 * torch.rand(images.shape, generator=source)).clamp(0, 1)[chunk]
+    if needs.drawings:
+        size = (COUNT, needs.drawings, *images.shape[1:])
+        drawn = (images[:, None] + 0.1 * torch.rand(size, generator=source)).clamp(0, 1)
+        found.drawings = drawn[chunk]
+        scores = torch.rand(COUNT, needs.drawings, generator=source).sort(1, descending=True).values
+        found.drawing_scores = scores[chunk]
+    if needs.features:
+        found.text_features = features[chunk]
+        found.image_features = torch.nn.functional.normalize(features + 0.1 * noise, dim=-1)[chunk]
+    return found
+
+
+def it_says_what_it_needs(subject: Subject) -> None:
+    needs = subject.evaluator.needs
+    require(isinstance(needs, Needs), f"needs is a {type(needs).__name__}")
+    require(isinstance(needs.split, str) and needs.split, "needs.split is not a name")
+    require(needs.drawings >= 0, f"needs.drawings is {needs.drawings}")
+
+
+def its_numbers_can_be_read(subject: Subject) -> None:
+    numbers = subject.judge().numbers
+    require(numbers, "it finds no number")
+    for number in numbers:
+        require(isinstance(number, Finding), f"{number!r} is no Finding")
+        require("/" in number.name, f"{number.name!r} is not called evaluator/measure")
+        require(isinstance(number.value, float) and math.isfinite(number.value), f"{number.name} is {number.value!r}")
+        require(isinstance(number.n, int) and number.n > 0, f"{number.name} is over n={number.n!r}")
+        if number.unit == "%":
+            require(0 <= number.value <= 1, f"{number.name} is a share of {number.value}, outside [0,1]")
+            require(number.chance is None or 0 <= number.chance <= 1, f"{number.name} has a chance of {number.chance}")
+    names = [number.name for number in numbers]
+    require(len(set(names)) == len(names), f"two numbers have one name: {names}")
+
+
+def its_tables_and_pictures_can_be_shown(subject: Subject) -> None:
+    findings = subject.judge()
+    for title, rows in findings.tables.items():
+        require(
+            isinstance(title, str) and all(isinstance(row, dict) for row in rows), f"table {title!r} is no list of rows"
+        )
+        plain = all(isinstance(value, str | int | float | None) for row in rows for value in row.values())
+        require(plain, f"table {title!r} holds values that no file can: use str, int, float, bool or None")
+    for title, picture in findings.pictures.items():
+        require_tensor(picture, (3, *picture.shape[1:]), f"picture {title!r}")
+        require(bool((picture >= 0).all() and (picture <= 1).all()), f"picture {title!r} leaves [0,1]")
+
+
+def it_says_what_it_depends_on(subject: Subject) -> None:
+    depends_on = subject.judge().depends_on
+    require(depends_on, "depends_on is empty")
+    require(set(depends_on) <= PARTS, f"depends_on names {sorted(set(depends_on) - PARTS)}; parts are {sorted(PARTS)}")
+
+
+def chunks_make_no_difference(subject: Subject) -> None:
+    whole, parts = subject.judge(), subject.judge(slice(0, 7), slice(7, 8), slice(8, COUNT))
+    _require_same(whole, parts, "in three chunks")
+
+
+def begin_forgets_what_was(subject: Subject) -> None:
+    first = subject.judge()
+    subject.evaluator.begin(setting(subject.evaluator.needs))
+    subject.evaluator.update(evidence(subject.evaluator.needs, slice(0, 5)))
+    _require_same(first, subject.judge(), "begun anew")
+
+
+def _require_same(one: Findings, other: Findings, when: str) -> None:
+    require([n.name for n in one.numbers] == [n.name for n in other.numbers], f"{when} it finds other numbers")
+    for a, b in zip(one.numbers, other.numbers, strict=True):
+        close = math.isclose(a.value, b.value, rel_tol=1e-4, abs_tol=1e-6)
+        require(close and a.n == b.n, f"{when} {a.name} is {b.value:.6g} (n={b.n}), not {a.value:.6g} (n={a.n})")
+
+
+def what_it_is_given_stays(subject: Subject) -> None:
+    needs = subject.evaluator.needs
+    given, kept = (evidence(needs, slice(0, COUNT)) for _ in range(2))
+    told, remembered = (setting(needs) for _ in range(2))
+    subject.evaluator.begin(told)
+    subject.evaluator.update(given)
+    subject.evaluator.compute()
+    for one, other in ((vars(given), vars(kept)), (vars(told), vars(remembered))):
+        for name, value in one.items():
+            if isinstance(value, torch.Tensor):
+                require(torch.equal(value, other[name]), f"it changes {name}")
+    require(told.all_ids == remembered.all_ids, "it changes all_ids")
+    pictures = zip(given.samples, kept.samples, strict=True)
+    require(all(torch.equal(a["image"], b["image"]) for a, b in pictures), "it changes a sample's picture")
+
+
+def the_random_numbers_are_left_alone(subject: Subject) -> None:
+    copied = Subject(copy.deepcopy(subject.evaluator))
+    require_random_state_kept(copied.judge)
+
+
+EVALUATOR_CHECKS = (
+    it_says_what_it_needs,
+    its_numbers_can_be_read,
+    its_tables_and_pictures_can_be_shown,
+    it_says_what_it_depends_on,
+    chunks_make_no_difference,
+    begin_forgets_what_was,
+    what_it_is_given_stays,
+    the_random_numbers_are_left_alone,
+)
+
+
+def check_evaluator(evaluator: Evaluator) -> list[str]:
+    """Checks an evaluator against `mmgen.protocols.Evaluator`.
+
+    Args:
+        evaluator: an instance. The kit's pictures have the attributes `name` and `colour`.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        Nonconforming: an AssertionError that names every check that failed and what it found.
+    """
+    return run(evaluator, Subject(evaluator), EVALUATOR_CHECKS)

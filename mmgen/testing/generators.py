@@ -1,0 +1,175 @@
+"""Checks of a generator: causal, and with the cache the same as without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmgen.protocols import Generator
+from mmgen.testing.checks import require, require_tensor, require_unchanged, run
+from mmgen.testing.stand_ins import CAPTIONS, small_batch
+from mmgen.testing.trainables import TRAINABLE_CHECKS
+from mmgen.testing.trainables import Subject as TrainableSubject
+
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Subject(TrainableSubject):
+    """A generator with text (B,T) and image tokens (B,N) of three captions."""
+
+    text_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+    image_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+    codebook_size: int = 0
+
+    def logits(self, generator: Any) -> tuple[Tensor, Tensor]:
+        return generator(self.text_tokens, self.image_tokens)
+
+
+def _require_close(one: Tensor, other: Tensor, what: str) -> None:
+    difference = float((one - other).detach().abs().max())
+    allowed = TOLERANCE * max(1.0, float(other.detach().abs().max()))
+    require(difference <= allowed, f"{what}: logits differ by {difference:.1e}, allowed is {allowed:.0e}")
+
+
+def logits_have_their_shapes(subject: Subject) -> None:
+    generator, (batch, length) = subject.stirred(), subject.text_tokens.shape
+    require(length == generator.stream.text_length, "stream.text_length is not the text tokenizer's context_length")
+    text_logits, image_logits = subject.logits(generator)
+    text_ids = generator.text_tokenizer.num_ids
+    require_tensor(text_logits, (batch, length - 1, text_ids), "text_logits")
+    require_tensor(image_logits, (batch, generator.stream.image_length, subject.codebook_size), "image_logits")
+
+
+def image_logits_see_only_what_came_before(subject: Subject) -> None:
+    generator, before = subject.stirred(), subject.logits(subject.stirred())
+    length = generator.stream.image_length
+    for position in sorted({0, length // 2, length - 1}):
+        tokens = subject.image_tokens.clone()
+        tokens[:, position] = (tokens[:, position] + 1) % subject.codebook_size
+        after = generator(subject.text_tokens, tokens)
+        _require_close(after[0], before[0], f"the text sees image token {position}")
+        seen = f"image positions up to {position} see image token {position}"
+        _require_close(after[1][:, : position + 1], before[1][:, : position + 1], seen)
+        if position < length - 1:
+            ignored = torch.equal(after[1][:, position + 1 :], before[1][:, position + 1 :])
+            require(not ignored, f"nothing depends on image token {position}")
+
+
+def text_logits_see_only_what_came_before(subject: Subject) -> None:
+    generator, before = subject.stirred(), subject.logits(subject.stirred())
+    for position in (1, subject.text_tokens.shape[1] - 1):
+        tokens = subject.text_tokens.clone()
+        tokens[:, position] = (tokens[:, position] + 1) % generator.text_tokenizer.vocab_size
+        after = generator(tokens, subject.image_tokens)
+        seen = f"text positions before {position} see text token {position}"
+        _require_close(after[0][:, :position], before[0][:, :position], seen)
+        require(not torch.equal(after[1], before[1]), f"the picture does not depend on text token {position}")
+
+
+def rows_of_a_batch_do_not_meet(subject: Subject) -> None:
+    generator = subject.stirred()
+    together = subject.logits(generator)
+    for row in range(len(subject.text_tokens)):
+        alone = generator(subject.text_tokens[row : row + 1], subject.image_tokens[row : row + 1])
+        for one, other in zip(alone, together, strict=True):
+            _require_close(one[0], other[row], "alone and in a batch")
+
+
+def prefill_agrees_with_forward(subject: Subject) -> None:
+    generator = subject.stirred()
+    _, uncached = subject.logits(generator)
+    for count in (0, 1, generator.stream.image_length - 1):
+        logits, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :count] if count else None)
+        _require_close(logits, uncached[:, count], f"prefill with {count} image tokens")
+        length = generator.stream.text_length + count
+        require(cache.length == length, f"after reading {length} tokens the cache counts {cache.length}")
+
+
+def steps_agree_with_forward(subject: Subject) -> None:
+    generator, length = subject.stirred(), subject.image_tokens.shape[1]
+    _, uncached = subject.logits(generator)
+    for stride in (1, 3):
+        _, cache = generator.prefill(subject.text_tokens)
+        for first in range(0, length - 1, stride):
+            tokens = subject.image_tokens[:, first : min(first + stride, length - 1)]
+            logits = generator.step(tokens, cache)
+            after = uncached[:, first + 1 : first + 1 + tokens.shape[1]]
+            require(logits.shape == after.shape, f"step of {tokens.shape[1]} tokens gives {tuple(logits.shape)}")
+            _require_close(logits, after, f"step of {tokens.shape[1]} at image position {first}")
+        require(cache.length == generator.stream.length - 1, "the cache does not count the tokens of a step")
+
+
+def a_truncated_cache_goes_on(subject: Subject) -> None:
+    generator = subject.stirred()
+    _, uncached = subject.logits(generator)
+    _, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :1])
+    guessed = (subject.image_tokens[:, 1:3] + 1) % subject.codebook_size
+    generator.step(guessed, cache)
+    cache.truncate(generator.stream.text_length + 1)
+    logits = generator.step(subject.image_tokens[:, 1:3], cache)
+    _require_close(logits, uncached[:, 2:4], "after truncating the cache")
+
+
+def a_cache_serves_many_candidates(subject: Subject) -> None:
+    generator = subject.stirred()
+    _, uncached = subject.logits(generator)
+    _, cache = generator.prefill(subject.text_tokens)
+    rows = torch.tensor([2, 0, 0, 1])
+    chosen = cache.select(rows)
+    _require_close(generator.step(subject.image_tokens[rows, :1], chosen)[:, 0], uncached[rows, 1], "after select")
+    _require_close(generator.step(subject.image_tokens[:, :1], cache)[:, 0], uncached[:, 1], "the cache selected from")
+
+
+def what_it_is_given_stays(subject: Subject) -> None:
+    generator = subject.stirred()
+    require_unchanged(lambda: subject.logits(generator), subject.text_tokens, subject.image_tokens)
+    require_unchanged(
+        lambda: generator.prefill(subject.text_tokens, subject.image_tokens[:, :1]),
+        subject.text_tokens,
+        subject.image_tokens,
+    )
+
+
+GENERATOR_CHECKS = (
+    *TRAINABLE_CHECKS,
+    logits_have_their_shapes,
+    image_logits_see_only_what_came_before,
+    text_logits_see_only_what_came_before,
+    rows_of_a_batch_do_not_meet,
+    prefill_agrees_with_forward,
+    steps_agree_with_forward,
+    a_truncated_cache_goes_on,
+    a_cache_serves_many_candidates,
+    what_it_is_given_stays,
+)
+
+
+def check_generator(generator: Generator, codebook_size: int) -> list[str]:
+    """Checks a generator against `mmgen.protocols.Generator`, on copies of it.
+
+    Args:
+        generator: an instance, as small as you like, trained or not; its grid holds four positions or more.
+        codebook_size: what it was built with.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        Nonconforming: an AssertionError that names every check that failed and what it found.
+    """
+    source = torch.Generator().manual_seed(0)
+    count = 3
+    image_tokens = torch.randint(codebook_size, (count, generator.stream.image_length), generator=source)
+    text_tokens = generator.text_tokenizer.encode(CAPTIONS[:count])
+
+    def outputs(component: Generator) -> list[Tensor]:
+        return list(component(text_tokens, image_tokens))
+
+    batch = small_batch(image_tokens=image_tokens, count=count)
+    subject = Subject(generator, batch, outputs, text_tokens, image_tokens, codebook_size)
+    with torch.enable_grad():
+        return run(generator, subject, GENERATOR_CHECKS)

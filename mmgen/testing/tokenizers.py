@@ -1,0 +1,96 @@
+"""Checks of an image tokenizer."""
+
+from __future__ import annotations
+
+import torch
+
+from mmgen.protocols import Tokenizer
+from mmgen.testing.checks import require, require_tensor, require_unchanged, run
+from mmgen.testing.stand_ins import small_batch
+from mmgen.testing.trainables import TRAINABLE_CHECKS, Subject
+
+
+def its_sizes_are_whole_numbers(subject: Subject) -> None:
+    tokenizer = subject.component
+    require(isinstance(tokenizer.image_size, int), f"image_size is {tokenizer.image_size!r}")
+    require(isinstance(tokenizer.codebook_size, int) and tokenizer.codebook_size > 1, "codebook_size is below 2")
+    grid = tokenizer.grid
+    require(
+        isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, int) and n > 0 for n in grid),
+        f"grid is {grid}",
+    )
+
+
+def encode_gives_indices(subject: Subject) -> None:
+    tokenizer, images = subject.stirred(), subject.batch["image"]
+    indices = require_tensor(tokenizer.encode(images), (len(images), *tokenizer.grid), "encode's result", integral=True)
+    inside = bool((indices >= 0).all() and (indices < tokenizer.codebook_size).all())
+    require(inside, f"encode gives indices from {int(indices.min())} to {int(indices.max())}")
+
+
+def encode_takes_pictures_one_by_one(subject: Subject) -> None:
+    tokenizer, images = subject.stirred(), subject.batch["image"]
+    together = tokenizer.encode(images)
+    alone = torch.cat([tokenizer.encode(image[None]) for image in images])
+    # Ties in the last bits may fall differently; a normalisation over the batch changes far more.
+    require(
+        (alone == together).float().mean() > 0.95, "the indices of a picture depend on what is beside it in the batch"
+    )
+
+
+def decode_gives_pictures(subject: Subject) -> None:
+    tokenizer = subject.stirred()
+    for value in (0, tokenizer.codebook_size - 1):
+        indices = torch.full((2, *tokenizer.grid), value)
+        size = tokenizer.image_size
+        pictures = require_tensor(tokenizer.decode(indices), (2, 3, size, size), "decode's result")
+        require(bool((pictures >= 0).all() and (pictures <= 1).all()), "decode leaves [0,1]")
+
+
+def decode_depends_on_each_index(subject: Subject) -> None:
+    tokenizer = subject.stirred()
+    indices = torch.zeros(1, *tokenizer.grid, dtype=torch.long)
+    before = tokenizer.decode(indices)
+    for row, column in ((0, 0), (tokenizer.grid[0] - 1, tokenizer.grid[1] - 1)):
+        other = indices.clone()
+        other[0, row, column] = tokenizer.codebook_size - 1
+        require(not torch.equal(tokenizer.decode(other), before), f"the index at {(row, column)} changes no pixel")
+
+
+def what_it_is_given_stays(subject: Subject) -> None:
+    tokenizer, images = subject.stirred(), subject.batch["image"].clone()
+    indices = tokenizer.encode(images)
+    require_unchanged(lambda: tokenizer.encode(images), images)
+    require_unchanged(lambda: tokenizer.decode(indices), indices)
+
+
+TOKENIZER_CHECKS = (
+    *TRAINABLE_CHECKS,
+    its_sizes_are_whole_numbers,
+    encode_gives_indices,
+    encode_takes_pictures_one_by_one,
+    decode_gives_pictures,
+    decode_depends_on_each_index,
+    what_it_is_given_stays,
+)
+
+
+def check_tokenizer(tokenizer: Tokenizer) -> list[str]:
+    """Checks an image tokenizer against `mmgen.protocols.Tokenizer`, on copies of it.
+
+    Args:
+        tokenizer: an instance, as small as you like, trained or not.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        Nonconforming: an AssertionError that names every check that failed and what it found.
+    """
+    batch = small_batch(image_size=tokenizer.image_size)
+
+    def outputs(component: Tokenizer) -> list[torch.Tensor]:
+        indices = component.encode(batch["image"])
+        return [indices, component.decode(indices)]
+
+    return run(tokenizer, Subject(tokenizer, batch, outputs), TOKENIZER_CHECKS)
