@@ -13,7 +13,7 @@ import pytest
 from mmgen.errors import RunLockedError
 from mmgen.runs.directory import RunDirectory
 
-HOLD = """
+HOLD = r"""
 import os, sys, time
 from mmgen.errors import RunLockedError
 from mmgen.runs.directory import RunDirectory
