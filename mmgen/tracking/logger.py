@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ class RunLogger(Logger):
         if not values:
             return
         self._start_mirror()  # before the row, so that it learns what was there from an earlier attempt
-        self._metrics.append({"step": int(step or 0), "time": time.time(), **values})
+        self._metrics.append({"step": int(step or 0), **values})
         if self._mirror:
             self._mirror.tick()
 

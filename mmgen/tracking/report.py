@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from mmgen.tracking.run_files import (
     RunFiles,
     Stage,
     duration,
+    finite,
+    items,
     list_of,
     part_of,
     read_run,
@@ -67,6 +70,7 @@ def write_report(run_dir: str | Path) -> Path:
     return path
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -78,7 +82,7 @@ def _environment() -> Environment:
 
 def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
     """All that the template reads."""
-    drawings = list_of(run.evidence, "drawings")
+    drawings = [_drawing(entry) for entry in list_of(run.evidence, "drawings")]
     classified = [_classified(entry) for entry in list_of(run.evidence, "classified")]
     return {
         "run": run,
@@ -117,8 +121,8 @@ def _state(run: RunFiles) -> dict[str, Any]:
     return {
         "name": str(current.get("state") or status.get("state") or "running"),
         "stage": behind.name if behind else "",
-        "step": current.get("step"),
-        "max_steps": current.get("max_steps"),
+        "step": behind.step if behind else None,
+        "max_steps": behind.max_steps if behind else None,
     }
 
 
@@ -173,18 +177,27 @@ def stage_curves(stage: Stage) -> list[Curve]:
     return curves
 
 
+def _drawing(entry: dict[str, Any]) -> dict[str, Any]:
+    """A caption with its drawings, best first, each with the score it has."""
+    paths = items(entry.get("pictures"))
+    scores = [finite(score) for score in items(entry.get("scores"))] + [None] * len(paths)
+    return {
+        "caption": str(entry.get("caption") or ""),
+        "split": str(entry.get("split") or ""),
+        "drawn": list(zip(paths, scores, strict=False)),
+        "original": entry.get("original"),
+    }
+
+
 def _classified(entry: dict[str, Any]) -> dict[str, Any]:
     """A classified picture with its most likely labels, the true one always among them."""
-    labels = [
-        {"label": str(label.get("label")), "share": float(label.get("share") or 0.0)}
-        for label in list_of(entry, "labels")
-    ]
-    labels.sort(key=lambda label: -label["share"])
+    labels = [(str(label.get("label")), finite(label.get("share")) or 0.0) for label in list_of(entry, "labels")]
+    labels.sort(key=lambda label: -label[1])
     truth = str(entry.get("truth"))
     shown = labels[:4]
-    if truth not in [label["label"] for label in shown]:
-        shown = labels[:3] + [label for label in labels if label["label"] == truth]
-    right = bool(labels) and labels[0]["label"] == truth
+    if truth not in [label for label, _ in shown]:
+        shown = labels[:3] + [(label, share) for label, share in labels if label == truth]
+    right = bool(labels) and labels[0][0] == truth
     return {"picture": entry.get("picture"), "truth": truth, "labels": shown, "right": right}
 
 
@@ -192,7 +205,7 @@ def _timings(run: RunFiles) -> list[tuple[str, float, float]]:
     """(what, seconds, share of the longest) of every stage and every part of the evaluation."""
     found = [(f"Training the {PART_NAMES.get(stage.name, stage.name)}", stage.seconds) for stage in run.stages]
     for name, seconds in part_of(run.evidence, "seconds").items():
-        if isinstance(seconds, (int, float)):
+        if finite(seconds) is not None:
             judged = name in part_of(run.evidence, "findings")
             found.append((f"Measuring: {readable(name)}" if judged else readable(name), float(seconds)))
     longest = max((seconds for _, seconds in found), default=0.0)
@@ -212,7 +225,7 @@ def _parts(run: RunFiles) -> list[dict[str, Any]]:
                 "kind": kind,
                 "component": part_of(run.config, kind).get("name", ""),
                 "fingerprint": str(part.get("fingerprint") or ""),
-                "step": part.get("step"),
+                "step": finite(part.get("step")),
                 "made_with": made_with,
                 "path": path if (run.directory / path).exists() and ".." not in Path(path).parts else "",
             }

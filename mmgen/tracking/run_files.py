@@ -31,11 +31,19 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        return float(self.status.get("seconds") or 0.0)
+        return finite(self.status.get("seconds")) or 0.0
+
+    @property
+    def step(self) -> float | None:
+        return finite(self.status.get("step"))
+
+    @property
+    def max_steps(self) -> float | None:
+        return finite(self.status.get("max_steps"))
 
     def metric(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of a metric; the last value of a step counts."""
-        found = {row["step"]: row[name] for row in self.rows if isinstance(row.get(name), (int, float))}
+        found = {row["step"]: row[name] for row in self.rows if finite(row.get(name)) is not None}
         return sorted((float(step), float(value)) for step, value in found.items())
 
     def metrics(self) -> list[str]:
@@ -147,8 +155,19 @@ def part_of(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def list_of(mapping: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """A list of mappings under a key; whatever else is in it is left out."""
-    value = mapping.get(key)
-    return [dict(one) for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+    return [dict(one) for one in items(mapping.get(key)) if isinstance(one, Mapping)]
+
+
+def items(value: object) -> list[Any]:
+    """A list; empty when it is something else."""
+    return list(value) if isinstance(value, list) else []
+
+
+def finite(value: object) -> float | None:
+    """A number that is one, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def readable(name: str) -> str:
@@ -217,21 +236,17 @@ def _evaluation(name: str, found: object) -> Evaluation:
     values: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     tables = {title: list_of({title: rows}, title) for title, rows in part_of(values, "tables").items()}
     figures = [_figure(number) for number in list_of(values, "numbers")]
-    depends_on = values.get("depends_on")
     return Evaluation(
         name=name,
         figures=figures,
         tables=tables,
         pictures={title: str(path) for title, path in part_of(values, "pictures").items()},
-        depends_on=[str(part) for part in depends_on] if isinstance(depends_on, (list, tuple)) else [],
+        depends_on=[str(part) for part in items(values.get("depends_on"))],
         stood_aside=str(values["stood_aside"]) if values.get("stood_aside") else None,
     )
 
 
 def _figure(number: Mapping[str, Any]) -> Figure:
-    def finite(value: object) -> float | None:
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
     n = finite(number.get("n"))
     return Figure(
         name=str(number.get("name", "")),

@@ -19,11 +19,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 
 POLL_SECONDS = 0.3
+_COLUMNS = {"time": "_timestamp"}
 DIED = 255  # the exit code wandb shows for a run whose training ended without `finish`
 
 
@@ -31,6 +32,11 @@ def tell(event: str, **fields: Any) -> None:
     """One event for the training process. That it has gone is no reason to stop."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps({"event": event, **fields}).encode() + b"\n")
+
+
+def _number(value: float | None) -> float:
+    """A value of a row; what was no number is null in the file."""
+    return float("nan") if value is None else value
 
 
 class Rows:
@@ -78,7 +84,7 @@ class Follower:
                 wandb.teardown()  # forgets the half-made session, and whatever it still tries to send
         return self._init(start, "offline")
 
-    def _init(self, start: dict[str, Any], mode: str) -> Any:
+    def _init(self, start: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
         settings = wandb.Settings(
             run_id=start["id"],
             resume="allow" if mode == "online" else None,
@@ -97,7 +103,7 @@ class Follower:
             self._count += 1
             self._show_before(row["step"])
             if row["step"] > self._known_step:
-                self._run.log({("_timestamp" if name == "time" else name): value for name, value in row.items()})
+                self._run.log({_COLUMNS.get(name, name): _number(value) for name, value in row.items()})
         self._show_before(None)
 
     def obey(self, command: dict[str, Any]) -> bool:
