@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmgen import registry
-from mmgen.checkpoint.parts import Part, read_part
+from mmgen.checkpoint.exports import is_export, read_export
+from mmgen.checkpoint.parts import Part, check_requires, read_part
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.images import decode
 from mmgen.protocols import Encoder, Generator, Sampler, Tokenizer
+from mmgen.runs.directory import RunDirectory
 
 PARTS = ("tokenizer", "generator", "encoder")
 # Pictures are decoded and scored in one batch size, the last batch padded: the last bits of a result depend on it.
@@ -220,8 +222,8 @@ def _check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
             )
 
 
-def load_part(part: Part) -> Any:
-    """A part read from disk as the component it is, in eval mode. Registry names only: what the file says is not trusted.
+def load_part(part: Part, *, trusted: bool = False) -> Any:
+    """A part read from disk as the component it is, in eval mode; registry names only, unless it is `trusted`.
 
     Raises:
         CheckpointError: its tensors do not fit the component.
@@ -232,7 +234,7 @@ def load_part(part: Part) -> Any:
         arguments["grid"] = tuple(arguments["grid"])
     if part.text_tokenizer is not None:
         arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
-    component = registry.build(part.kind, part.config, trusted=False, **arguments)
+    component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
     try:
         component.load_state_dict(part.tensors)
     except RuntimeError as error:
@@ -245,46 +247,52 @@ def load_part(part: Part) -> Any:
     return component.eval()
 
 
-def part_directories(path: str | Path) -> dict[str, Path]:
-    """Where the finished parts lie under an export, a run, or a run of one stage."""
-    root, found = Path(path), {}
-    for kind in PARTS:
-        for candidate in (root / kind / "model", root / kind):
-            if (candidate / "manifest.json").is_file():
-                found[kind] = candidate
-                break
-    return found
+def read_parts(path: str | Path, *, trusted: bool = False) -> dict[str, Part]:
+    """The finished parts, by kind, of an export, a run of all stages, or a run of one; checked to belong together.
 
-
-def open_trio(path: str | Path, sampler: Sampler | None = None) -> TextToImage:
-    """Opens an export or a finished run: every part that is there, checked to belong together.
+    Args:
+        path: such as `runs/quickstart`.
+        trusted: allows `module:Class`; only for a run that this user's own command has just made.
 
     Raises:
         CheckpointError: nothing finished lies there, a file is damaged, or the parts were not made for each other.
     """
-    directories = part_directories(path)
-    single = Path(path) / "model"
-    if not directories and (single / "manifest.json").is_file():
-        parts = [read_part(single)]
-    else:
-        parts = [read_part(directory) for directory in directories.values()]
+    root = Path(path)
+    if is_export(root):
+        return read_export(root).parts
+    models = [root / kind / "model" for kind in PARTS] + [root / "model", root]
+    parts = [read_part(model, trusted=trusted) for model in models if (model / "manifest.json").is_file()]
     if not parts:
         raise CheckpointError(
             f"{quoted(str(path))} holds no finished run and no export",
             code="MMG-K06",
-            why="" if Path(path).exists() else "there is no such directory",
-            fix="mmgen run, then mmgen.load('runs/quickstart')",
+            why="" if root.exists() else "there is no such directory",
+            fix="mmgen run, and then its directory, such as runs/quickstart",
         )
-    fingerprints = {part.kind: part.fingerprint for part in parts}
-    for part in parts:
-        for kind, wanted in part.requires.items():
-            if kind in fingerprints and fingerprints[kind] != wanted:
-                raise CheckpointError(
-                    f"the {part.kind} needs the {kind} {wanted[:12]}, but {fingerprints[kind][:12]} lies beside it",
-                    code="MMG-K03",
-                    where=str(path),
-                    why="its tokens would have another meaning",
-                    fix=f"put back the {kind} it was trained with, or train the {part.kind} anew",
-                )
-    components = {part.kind: load_part(part) for part in parts}
+    found = {part.kind: part for part in parts}
+    check_requires(found)
+    return found
+
+
+def open_trio(path: str | Path, sampler: Sampler | None = None, *, trusted: bool = False) -> TextToImage:
+    """Opens an export or a finished run: every part that is there (see `read_parts` for the errors).
+
+    Args:
+        sampler: how tokens are drawn; None takes the one that the run was judged with.
+    """
+    parts = read_parts(path, trusted=trusted)
+    components = {kind: load_part(part, trusted=trusted) for kind, part in parts.items()}
+    fingerprints = {kind: part.fingerprint for kind, part in parts.items()}
+    sampler = sampler or registry.build("sampler", recorded_sampler(path), trusted=False)
     return TextToImage(**components, sampler=sampler, fingerprints=fingerprints)
+
+
+def recorded_sampler(path: str | Path) -> dict[str, Any]:
+    """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
+    if is_export(path):
+        options = read_export(path).sampler
+    elif RunDirectory(path).config_file.is_file():
+        options = RunDirectory(path).read_config().get("sampler")
+    else:
+        options = None
+    return options or {"name": "autoregressive"}

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmgen.checkpoint.files import write_atomic
+from mmgen.files import write_atomic
 from mmgen.commands.source import source_of
 from mmgen.errors import ConfigError, DataError, quoted
 from mmgen.images import decode

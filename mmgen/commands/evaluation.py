@@ -6,7 +6,6 @@ Letters: B pictures judged, n drawings of each, k kept, M pictures of the datase
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mmgen import registry
-from mmgen.checkpoint.files import write_atomic
 from mmgen.data.pictures import Pictures, split_names
+from mmgen.files import write_json
 from mmgen.images import grid, save_png, sheet
 from mmgen.protocols import Evaluator, Evidence, Findings, Needs, Sample, Setting
-from mmgen.runs import RunDirectory
+from mmgen.runs.directory import RunDirectory
 from mmgen.runs.progress import Bar
 from mmgen.text_to_image import Drawings, TextToImage
 
@@ -68,7 +67,7 @@ class Evaluation:
             "reconstructions": self._reconstructions(),
             "seconds": {name: round(seconds, 1) for name, seconds in self._seconds.items()},
         }
-        write_atomic(self.directory.path / "evaluation.json", json.dumps(result, indent=1).encode())
+        write_json(self.directory.path / "evaluation.json", result)
 
     # ---- what each evaluator gets
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmgen.checkpoint.exports import write_export
-from mmgen.commands.source import run_sampler, source_of
-from mmgen.errors import CheckpointError, ConfigError, quoted
-from mmgen.text_to_image import open_trio, part_directories
+from mmgen.commands.source import source_of
+from mmgen.errors import ConfigError
+from mmgen.files import read_json
+from mmgen.text_to_image import open_trio, read_parts, recorded_sampler
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
@@ -20,13 +21,18 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         raise ConfigError(
             "an export needs a directory to write to", code="MMG-C23", where="to", fix=f"mmgen export {source} exported"
         )
-    parts = part_directories(source)
-    if not parts:
-        raise CheckpointError(
-            f"{quoted(str(source))} holds no finished run", code="MMG-K06", where="run", fix="mmgen run"
-        )
-    written = write_export(Path(to), parts, info={"sampler": run_sampler(source)})
-    open_trio(written)
-    size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
-    print(f"{', '.join(parts)}: {written} ({size / 1e6:.1f} MB)\nopen it: mmgen.load({str(written)!r})")
+    parts = read_parts(source)
+    write_export(Path(to), parts=parts, data=_data(source), sampler=recorded_sampler(source))
+    open_trio(to)
+    size = sum(file.stat().st_size for file in Path(to).rglob("*") if file.is_file())
+    print(f"{', '.join(parts)}: {to} ({size / 1e6:.1f} MB)\nopen it: mmgen.load({to!r})")
     return 0
+
+
+def _data(source: Path) -> dict[str, Any]:
+    """What the parts were trained on, as the run's lineage has it."""
+    lineage = source / "lineage.json"
+    if not lineage.is_file():
+        return {}
+    found = read_json(lineage, trusted=True)
+    return {**found["data"], "attribution": found["attribution"]}

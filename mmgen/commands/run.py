@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from importlib.metadata import version
@@ -13,12 +12,12 @@ from rich.console import Console
 
 import mmgen
 from mmgen import registry
-from mmgen.checkpoint.files import write_atomic
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.data.pictures import Pictures
-from mmgen.runs import RunDirectory
+from mmgen.files import write_json
+from mmgen.runs.directory import RunDirectory
 from mmgen.text_to_image import PARTS, open_trio
 from mmgen.tracking.report import summary, write_report
 
@@ -31,7 +30,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures = Pictures(registry.build("dataset", config["dataset"]))
     identity = {key: value for key, value in config.items() if key not in ("run", "resume", "tracking", "trainer")}
     with RunDirectory(path).lock():
-        directory = RunDirectory.create(path, identity)
+        directory = RunDirectory(path).create(identity)
         directory.update_status(state="running", stage="tokenizer", step=0, max_steps=0, seconds=0.0)
         parts: dict[str, Part] = {}
         for kind in PARTS:
@@ -40,10 +39,10 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         if not (path / "evaluation.json").is_file() or directory.status().state != "finished":
             directory.update_status(stage="evaluation")
             sampler = registry.build("sampler", config["sampler"])
-            evaluation = Evaluation(open_trio(path, sampler), pictures, directory, config)
+            evaluation = Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config)
             evaluation.run()
         report = write_report(path)
-        seconds = {kind: RunDirectory.open(path / kind).status().seconds for kind in PARTS}
+        seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
         directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
     console.print(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
@@ -88,4 +87,4 @@ def _write_lineage(
         },
         "attribution": getattr(pictures.dataset, "attribution", ""),
     }
-    write_atomic(directory.path / "lineage.json", json.dumps(lineage, indent=1).encode())
+    write_json(directory.path / "lineage.json", lineage)

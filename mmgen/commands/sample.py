@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmgen import registry
-from mmgen.checkpoint.files import write_atomic
-from mmgen.commands.source import fresh_directory, run_sampler, source_of
+from mmgen.files import write_atomic
+from mmgen.commands.source import fresh_directory, source_of
 from mmgen.errors import ConfigError
 from mmgen.images import save_png, sheet
 from mmgen.runs.progress import Bar
@@ -25,7 +25,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     if not 1 <= keep <= count:
         raise ConfigError(f"cannot keep {keep} of {count} images", code="MMG-C10", where="keep", fix=f"keep={count}")
     source = source_of(config["run"])
-    sampler = registry.build("sampler", config["sampler"] or run_sampler(source))
+    sampler = registry.build("sampler", config["sampler"]) if config["sampler"] else None
     model = open_trio(source, sampler)
     with Bar("drawing", total=count * len(positionals), unit="pictures") as bar:
         drawn = model.draw(

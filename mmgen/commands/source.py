@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from mmgen.checkpoint.exports import read_export
 from mmgen.errors import ConfigError, quoted
-from mmgen.runs import RunDirectory, finished_runs
+from mmgen.runs.directory import finished_runs
 
 RUNS = Path("runs")
 
@@ -23,25 +21,14 @@ def source_of(run: str | None) -> Path:
     if run is not None:
         return Path(run)
     for directory in finished_runs(RUNS):
-        if (directory / "encoder" / "model" / "manifest.json").is_file():
-            return directory
+        if (directory.stage("encoder").model / "manifest.json").is_file():
+            return directory.path
     raise ConfigError(
         f"there is no finished run under {RUNS}/",
         code="MMG-C21",
         where="run",
         fix="mmgen run, or run=PATH of a run or an export",
     )
-
-
-def run_sampler(source: Path) -> dict[str, Any]:
-    """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
-    if (source / "export.json").is_file():
-        options = read_export(source).get("sampler")
-    elif (source / "config.yaml").is_file():
-        options = RunDirectory.open(source).read_config().get("sampler")
-    else:
-        options = None
-    return options or {"name": "autoregressive"}
 
 
 def fresh_directory(asked: str | None, parent: str, title: str) -> Path:

@@ -22,8 +22,9 @@ from mmgen.checkpoint.parts import Part, read_part, write_part
 from mmgen.data.module import PictureData
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError
-from mmgen.runs import MetricsFile, RunDirectory
+from mmgen.errors import CheckpointError, ConfigError
+from mmgen.runs.directory import RunDirectory
+from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.progress import Bar
 from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal
 from mmgen.tasks.task import TASKS
@@ -89,9 +90,17 @@ def train_stage(stage: Stage, path: Path, pictures: Pictures, tokenizer: Part | 
     """
     requires = {"tokenizer": tokenizer.fingerprint} if stage.kind == "generator" and tokenizer else {}
     config = stage.config(requires, pictures.fingerprint)
-    directory = RunDirectory.create(path, config) if stage.resume == "auto" else RunDirectory.create_new(path, config)
+    directory = RunDirectory(path)
+    if stage.resume == "never" and directory.status().state != "new":
+        raise ConfigError(
+            f"{path} holds a run already",
+            code="MMG-R03",
+            where="resume=never",
+            fix=f"run.name={directory.free_name()}, or resume=auto to go on with it",
+        )
+    directory.create(config)
     if directory.status().state == "finished" and (directory.model / "manifest.json").is_file():
-        return read_part(directory.model)
+        return read_part(directory.model, trusted=True)
     return _Training(stage, directory, pictures, tokenizer, config).run(requires, init_from)
 
 
@@ -141,7 +150,7 @@ class _Training:
             arguments["image_size"] = height
         if kind == "generator":
             assert self.tokenizer is not None
-            image_tokenizer = load_part(self.tokenizer)
+            image_tokenizer = load_part(self.tokenizer, trusted=True)
             arguments |= {"grid": list(image_tokenizer.grid), "codebook_size": image_tokenizer.codebook_size}
         built = dict(arguments)
         if "grid" in built:
@@ -197,7 +206,7 @@ class _Training:
             )
 
         status("running", start)
-        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps") as bar, _quiet():
+        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps", done=start) as bar, _quiet():
             callbacks = [
                 stop,
                 ShowProgress(bar),
@@ -232,7 +241,7 @@ class _Training:
 
 def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
     """Every picture's image tokens (M,N), by position in the dataset."""
-    image_tokenizer = load_part(tokenizer)
+    image_tokenizer = load_part(tokenizer, trusted=True)
     if tuple(pictures.shape) != (image_tokenizer.image_size,) * 2:
         raise CheckpointError(
             f"the image tokenizer was trained on {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from mmgen import registry
-from mmgen.checkpoint.parts import Part, read_part
+from mmgen.checkpoint.parts import Part
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.data.pictures import Pictures
 from mmgen.errors import CheckpointError, ConfigError, quoted
-from mmgen.runs import RunDirectory, finished_runs
-from mmgen.text_to_image import part_directories
+from mmgen.runs.directory import RunDirectory, finished_runs
+from mmgen.text_to_image import read_parts
 from mmgen.tracking.report import write_report
 
 
@@ -35,7 +35,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     tokenizer = None
     if kind == "generator":
         tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"]))
-        console.print(f"image tokenizer {tokenizer.fingerprint[:12]} of {tokenizer.path}")
+        console.print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
     init_from = _part(config["init_from"], kind, "init_from") if config["init_from"] else None
     pictures = Pictures(registry.build("dataset", config["dataset"]))
     with RunDirectory(path).lock():
@@ -50,11 +50,9 @@ def _image_tokenizer(source: str | None, runs: Path) -> Part:
     if source is not None:
         return _part(source, "tokenizer", "tokenizer_from")
     for run in finished_runs(runs):
-        for candidate in (run / "tokenizer" / "model", run / "model"):
-            if (candidate / "manifest.json").is_file():
-                part = read_part(candidate)
-                if part.kind == "tokenizer":
-                    return part
+        parts = read_parts(run.path, trusted=True)
+        if "tokenizer" in parts:
+            return parts["tokenizer"]
     raise ConfigError(
         f"a generator needs a trained image tokenizer, and {runs}/ holds none",
         code="MMG-C20",
@@ -65,14 +63,11 @@ def _image_tokenizer(source: str | None, runs: Path) -> Part:
 
 def _part(source: str, kind: str, key: str) -> Part:
     """The part of a kind that a run or an export holds."""
-    candidates = [part_directories(source).get(kind), Path(source) / "model", Path(source)]
-    for candidate in candidates:
-        if candidate is not None and (candidate / "manifest.json").is_file():
-            part = read_part(candidate)
-            if part.kind == kind:
-                return part
+    parts = read_parts(source)
+    if kind in parts:
+        return parts[kind]
     raise CheckpointError(
-        f"{quoted(source)} holds no finished {kind}",
+        f"{quoted(source)} holds no {kind}, only {', '.join(parts)}",
         code="MMG-K06",
         where=key,
         fix=f"{key}=RUN, a run or export with a trained {kind}",

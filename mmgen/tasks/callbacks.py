@@ -105,9 +105,6 @@ class ShowProgress(pl.Callback):
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.bar.advance(trainer.global_step, "")
-
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         loss = trainer.callback_metrics.get("train/loss")
         self.bar.advance(1, "" if loss is None else f"loss {float(loss):.3f}")

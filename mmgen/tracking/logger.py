@@ -143,6 +143,7 @@ class RunLogger(Logger):
     def finish(self) -> None:
         """Ends the wandb run; later rows reach the metrics file alone. At the interpreter's exit it calls itself."""
         self._finished = True
+        self._metrics.close()
         if self._mirror:
             atexit.unregister(self.finish)
             self._mirror.finish(self._exit_code)
