@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,8 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `mmgen ARGUMENTS`; gives the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except MmgenError as error:

@@ -68,9 +68,8 @@ class Component:
             raise
         except BaseException as error:  # a plugin may raise anything when imported, SystemExit included
             lacking = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
-            if not lacking or self.value.startswith(lacking):
-                fix = f"choose another {self.kind}, or repair or remove {self.distribution}"
-            else:
+            fix = f"choose another {self.kind}, or repair {self.distribution}"
+            if lacking and not self.value.startswith(lacking):
                 fix = f"pip install {lacking.partition('.')[0]}"
             raise PluginError(
                 f"{self.kind} {quoted(self.name)} of {self.owner} cannot be imported",

@@ -69,8 +69,21 @@ def _compose_and_check(request: Request, overrides: list[str]) -> DictConfig | N
         request.errors.append(error)
         return None
     config, errors = check(request.command, cfg)
+    errors += _unused(request, config)
     request.errors += mistakes.told(errors, request, config, places.groups(request.where))
     return cfg
+
+
+def _unused(request: Request, config: Mapping[str, Any]) -> list[ConfigError]:
+    """An experiment may set options of an evaluator that is not chosen; whoever types one means it."""
+    errors = []
+    for override in request.values:
+        kind, _, rest = override.key_or_group.partition(".")
+        name = rest.partition(".")[0]
+        if kind in registry.SEVERAL and name not in config.get(kind, {}) and name in registry.components(kind):
+            fix = f"{kind}=[{','.join((*config[kind], name))}]"
+            errors.append(ConfigError(f"{kind} {name} is not chosen", code="MMG-C03", where=f"{kind}.{name}", fix=fix))
+    return errors
 
 
 def compose(command: str, overrides: list[str]) -> DictConfig:
@@ -136,14 +149,19 @@ def _resolve(node: Any, path: str, errors: list[ConfigError]) -> Any:
 
 def _components(kind: str, section: Any, errors: list[ConfigError]) -> Any:
     if kind in registry.SEVERAL:
-        chosen = section if isinstance(section, Mapping) else {}
+        given = section if isinstance(section, Mapping) else {}
+        chosen = {key: sub for key, sub in given.items() if _is_named(sub) or key not in registry.components(kind)}
         return {key: _component(kind, sub, f"{kind}.{key}", errors) for key, sub in chosen.items()}
     return _component(kind, section, kind, errors)
 
 
+def _is_named(section: Any) -> bool:
+    return isinstance(section, Mapping) and "name" in section
+
+
 def _component(kind: str, section: Any, place: str, errors: list[ConfigError]) -> Any:
     try:
-        if kind in registry.SEVERAL and not (isinstance(section, Mapping) and "name" in section):
+        if kind in registry.SEVERAL and not _is_named(section):
             raise typed.UnknownKey(place, [f"{kind}.{name}" for name in registry.choices(kind)])
         return registry.complete(kind, section if isinstance(section, Mapping) else {}, place=place)
     except ConfigErrors as several:

@@ -11,6 +11,7 @@ import yaml
 from hydra.errors import MissingConfigException
 
 from mmgen import registry
+from mmgen.commands import places
 from mmgen.commands.overrides import Request, place_of
 from mmgen.commands.presets import PresetSource
 from mmgen.errors import ConfigError
@@ -20,10 +21,16 @@ from mmgen.spelling import nearest
 
 def translate(error: BaseException) -> ConfigError:
     """An exception of Hydra, OmegaConf or YAML as one of ours, without the advice to prefix a typo with a plus."""
+    text = str(error) or str(error.__cause__ or type(error).__name__)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return registry.unknown_option(group, name, list(error.options or []))
-    text = str(error) or str(error.__cause__ or type(error).__name__)
+        known = list(error.options or places.options(group, PresetSource.where))
+        missing = registry.unknown_option(group, name, known)
+        by = text.partition("In '")[2].partition("'")[0]
+        for _, file in PresetSource.loaded:
+            if by and file.match(f"{by}.yaml"):
+                missing.where, missing.fix = f"{file}, defaults", f"write {nearest(name, known) or 'another'} there"
+        return missing
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if "+" not in line and "HYDRA_FULL_ERROR" not in line]
     cause = str(error.__cause__ or "").partition("\n")[0]
@@ -41,14 +48,15 @@ def told(
         config: the config with all its defaults, to look for a key that was meant in another section.
     """
     keys = {error.where for error in errors}
-    known = [key for key in (*flat(config), *groups) if key not in keys]
+    unknown = {error.where for error in errors if isinstance(error, UnknownKey)}
+    known = [key for key in (*flat(config), *groups) if key not in unknown]
     found = []
     for error in errors:
         once = re.sub(r"^stages\.\w+\.(trainer|task)\.", r"\1.", error.where)
         if once != error.where and once in keys:
             continue  # said once of all stages, and found in each
         section = error.where.partition(".")[0]
-        if section in request.guessed and (error.code == "MMG-C05" or not request.guessed[section]):
+        if section in request.guessed and (error.where == section or not request.guessed[section]):
             continue  # follows from the choice that does not exist, which is told
         found.append(_located(_suggested(error, request, known), request))
     return found
@@ -92,11 +100,13 @@ def _located(error: ConfigError, request: Request) -> ConfigError:
         if any(said == k or said.startswith(f"{k}.") or k.startswith(f"{said}.") for k in (error.where, key)):
             error.where = place_of(override)
             return error
-    for group, file in reversed(PresetSource.loaded):
-        line = _line(file, _inside(error.where, key, group, file))
-        if line:
-            error.where = f"{file}:{line}"
-            return error
+    lines = [
+        (f"{file}:{line}", text)
+        for group, file in PresetSource.loaded
+        for line, text in _lines(file, _inside(error.where, key, group, file))
+    ]
+    guilty = [place for place, text in lines if text and text in error.what]  # of several, the one whose value it is
+    error.where = (guilty or [place for place, _ in lines] or [error.where])[0]
     return error
 
 
@@ -110,20 +120,16 @@ def _inside(path: str, short: str, group: str, file: Path) -> list[str]:
     return [rest.partition(".")[2]] if group in registry.SEVERAL else [rest]
 
 
-def _line(file: Path, keys: Iterable[str]) -> int | None:
+def _lines(file: Path, keys: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The lines where a file says something of one of these keys, with what it says if that is a single value."""
     root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    for key in keys:
-        node, line = root, None
+    for key in dict.fromkeys(keys):
+        node, line = root, 0
         for part in key.split("."):
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
-            found = next(((k, v) for k, v in pairs if k.value == part), None)
-            if found is None:
-                line = None
-                break
-            node, line = found[1], found[0].start_mark.line + 1
+            line, node = next(((k.start_mark.line + 1, v) for k, v in pairs if k.value == part), (0, None))
         if line:
-            return line
-    return None
+            yield line, node.value if isinstance(node, yaml.ScalarNode) else ""
 
 
 def distinct(errors: list[ConfigError]) -> list[ConfigError]:

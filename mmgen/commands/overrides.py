@@ -6,15 +6,16 @@ is known is for the types to say (`composition.check`), so that a `+` hides noth
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 
 from mmgen import registry
 from mmgen.commands import places
@@ -86,7 +87,7 @@ class Request:
 
 
 def _values(override: Override) -> list[str]:
-    return [str(text).partition("=")[2] for text in override.sweep_string_iterator()]
+    return [str(text) for text in override.sweep_string_iterator()]
 
 
 def read(command: str, texts: list[str], where: list[Place], multirun: bool) -> Request:
@@ -204,8 +205,8 @@ def place_of(override: Override) -> str:
     return f"command line: {line_of(override)}"
 
 
+@functools.cache
 def mentioned(command: str) -> set[str]:
     """The groups, with their packages, in the defaults list of a command's own YAML."""
-    config = OmegaConf.load(places.places()[0].directory / f"{command}.yaml")
-    defaults = OmegaConf.select(config, "defaults")
-    return {str(key) for item in defaults if isinstance(item, DictConfig) for key in item}
+    config = yaml.safe_load((places.ours().directory / f"{command}.yaml").read_text(encoding="utf-8"))
+    return {str(key) for item in config["defaults"] if isinstance(item, dict) for key in item}

@@ -27,14 +27,19 @@ class Place:
 
 def places(config_dir: Path | None = None) -> list[Place]:
     """Every directory of YAML: mmgen's, each plugin's, the user's."""
-    ours = _directory("mmgen.conf")
-    assert ours is not None, "mmgen.conf is missing from the installation"
-    found = [Place(registry.OURS, ours)]
+    found = [ours()]
     for entry in sorted(entry_points(group="mmgen.configs"), key=lambda e: (e.dist.name if e.dist else "", e.name)):
         directory = _directory(entry.value)
         if directory is not None and all(place.directory != directory for place in found):
             found.append(Place(entry.dist.name if entry.dist else entry.value, directory))
     return [*found, Place(YOURS, config_dir.resolve())] if config_dir else found
+
+
+def ours() -> Place:
+    """The YAML that mmgen ships."""
+    directory = _directory("mmgen.conf")
+    assert directory is not None, "mmgen.conf is missing from the installation"
+    return Place(registry.OURS, directory)
 
 
 def _directory(package: str) -> Path | None:

@@ -1,0 +1,71 @@
+"""What tests of several pages share: toy distributions, installed for one test, and the command in a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+Install = Callable[..., Path]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of installed distributions, in front of the others, for this process and those it starts."""
+    directory = tmp_path / "site"
+    directory.mkdir()
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+    return directory
+
+
+@pytest.fixture
+def install(site: Path) -> Install:
+    """Installs a distribution as pip would leave it: metadata, entry points, modules."""
+
+    def installed(
+        name: str,
+        entries: Mapping[str, Mapping[str, str]],
+        files: Mapping[str, str],
+        *,
+        version: str = "1.0",
+        where: Path = site,
+    ) -> Path:
+        info = where / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        groups = [
+            f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in named.items()) for group, named in entries.items()
+        ]
+        (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
+        for file, text in files.items():
+            (where / file).parent.mkdir(parents=True, exist_ok=True)
+            (where / file).write_text(dedent(text), encoding="utf-8")
+        return where
+
+    return installed
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs the installed `mmgen` in an empty directory."""
+
+    def run(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        work = cwd or tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "mmgen"), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=work,
+            timeout=60,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        )
+
+    return run
