@@ -92,7 +92,7 @@ class Follower:
             console="off",
             disable_git=True,  # a diff of the working tree is not ours to send
             save_code=False,
-            init_timeout=start["init_seconds"],
+            **({"init_timeout": start["init_seconds"]} if mode == "online" else {}),
         )
         names = {key: start[key] for key in ("project", "group", "job_type", "name", "config")}
         return wandb.init(dir=str(self._directory), mode=mode, settings=settings, **names)

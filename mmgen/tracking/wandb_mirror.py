@@ -84,6 +84,11 @@ class WandbMirror:
         """Whether what is logged still reaches wandb's files."""
         return self._open
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the follower, if it was started."""
+        return self._process.pid if self._process else None
+
     def picture(self, name: str, path: Path, step: int) -> None:
         """Shows a picture file at a step."""
         self._send("picture", **picture(name, path, step))
