@@ -1,0 +1,71 @@
+"""Every installed component keeps the contract of its kind. Registering one enrols it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmgen import registry
+from mmgen.images import save_png
+from mmgen.testing import (
+    check_dataset,
+    check_encoder,
+    check_evaluator,
+    check_generator,
+    check_sampler,
+    check_tokenizer,
+    small_samples,
+    small_text_tokenizer,
+)
+
+INSTALLED = [
+    (kind, f"{name}@{claim.distribution}")
+    for kind in registry.KINDS
+    for name, claims in registry.components(kind).items()
+    for claim in claims
+]
+
+
+def folder(path: Path) -> dict[str, Any]:
+    for sample in small_samples(6):
+        save_png(sample["image"], path / f"{sample['id']}.png")
+        (path / f"{sample['id']}.txt").write_text(sample["caption"])
+    return {"path": str(path)}
+
+
+# Options without a default, by kind and name: a component that needs some says here which.
+REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {("dataset", "folder"): folder}
+
+CHECKS: dict[str, Callable[[Any], list[str]]] = {
+    "dataset": check_dataset,
+    "tokenizer": check_tokenizer,
+    "generator": lambda generator: check_generator(generator, codebook_size=23),
+    "encoder": lambda encoder: check_encoder(encoder, image_size=32),
+    "sampler": check_sampler,
+    "evaluator": check_evaluator,
+}
+
+
+def build(kind: str, name: str, place: Path) -> Any:
+    text_tokenizer = small_text_tokenizer()
+    runtime: dict[str, dict[str, Any]] = {
+        "tokenizer": {"image_size": 32},
+        "generator": {"text_tokenizer": text_tokenizer, "grid": (3, 4), "codebook_size": 23},
+        "encoder": {"text_tokenizer": text_tokenizer, "image_size": 32},
+    }
+    required = REQUIRED.get((kind, name.partition("@")[0]), lambda place: {})(place)
+    return registry.build(kind, {"name": name, **required}, **runtime.get(kind, {}))
+
+
+@pytest.mark.parametrize(("kind", "name"), INSTALLED)
+def test_component_conforms(kind: str, name: str, tmp_path: Path) -> None:
+    assert len(CHECKS[kind](build(kind, name, tmp_path))) >= 8
+
+
+def test_all_of_mmgens_own_are_enrolled() -> None:
+    ours = {(kind, name.partition("@")[0]) for kind, name in INSTALLED if name.endswith(f"@{registry.OURS}")}
+    assert {kind for kind, _ in ours} == set(registry.KINDS) == set(CHECKS)
+    assert len(ours) >= 10
