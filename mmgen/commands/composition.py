@@ -7,6 +7,7 @@ unknown key is found there, wherever it was written and with whatever prefix. Hy
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,7 +121,12 @@ def check(command: str, cfg: DictConfig) -> tuple[dict[str, Any], list[ConfigErr
     kinds = [kind for kind in registry.KINDS if kind in root]
     if COMMANDS[command] is TrainCommand:
         errors += _overlay_stage(tree)
-    components = {kind: _components(kind, tree.pop(kind, None), errors) for kind in kinds}
+    optional = {kind for kind in kinds if type(None) in typing.get_args(root[kind].type)}
+    given = {kind: tree.pop(kind, None) for kind in kinds}
+    components = {
+        kind: None if kind in optional and section is None else _components(kind, section, errors)
+        for kind, section in given.items()
+    }
     sections, more = typed.check({name: o for name, o in root.items() if name not in kinds}, tree)
     if "task" in root and "task" not in tree:
         more = [_nothing_trained(), *(error for error in more if not error.where.startswith("task."))]

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ def launch(
     command: str,
     overrides: list[str],
     positionals: list[str],
-    config_dir: Path | None,
-    multirun: bool,
-    flags: list[str],
+    *,
+    config_dir: Path | None = None,
+    multirun: bool = False,
+    flags: Sequence[str] = (),
 ) -> int:
     """Checks the config, imports the command, runs it; gives its exit code.
 
@@ -45,15 +46,15 @@ def launch(
     Raises:
         MmgenError: what the user can mend.
     """
-    where = places(config_dir)
+    checked = composition.prepare(command, overrides, places(config_dir), multirun)
+    job = _Job(command, positionals)
     try:
-        checked = composition.prepare(command, overrides, where, multirun)
         with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):
-            job = _sweep_job(command, positionals) if multirun else _Job(command, positionals)
-            hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)(job)()
+            run = hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)
+            run(_sweep_job(command, positionals) if multirun else job)()
     except JobFailed:
         return FAILED_PARTS
-    return job.finished() if isinstance(job, _Job) else 0
+    return job.finished()
 
 
 @contextmanager
@@ -93,8 +94,7 @@ class _Job:
             return self.code
         if isinstance(self.error, MmgenError):
             raise self.error
-        print(unexpected(self.error, self.config), file=sys.stderr)
-        return 1
+        return told(self.error, self.config)
 
 
 def _sweep_job(command: str, positionals: list[str]) -> Callable[[DictConfig], int]:
@@ -111,7 +111,7 @@ def _sweep_job(command: str, positionals: list[str]) -> Callable[[DictConfig], i
             print(error.render(), file=sys.stderr)
             raise JobFailed(error.code) from None
         except Exception as error:
-            print(unexpected(error, config), file=sys.stderr)
+            told(error, config)
             raise JobFailed(type(error).__name__) from None
         if code:
             raise JobFailed(str(code))
@@ -135,6 +135,19 @@ def function(command: str) -> Callable[[dict[str, Any], list[str]], int | None]:
     """The function of a command, imported now."""
     main: Callable[[dict[str, Any], list[str]], int | None] = importlib.import_module(f"mmgen.commands.{command}").main
     return main
+
+
+def told(error: Exception, config: dict[str, Any]) -> int:
+    """Prints what ended a command that is no MmgenError, and gives the exit code.
+
+    An error with an attribute `signal` says that a signal ended it, after whatever was to be saved was saved.
+    """
+    number = getattr(error, "signal", None)
+    if isinstance(number, int):
+        print(error, file=sys.stderr)
+        return 128 + number
+    print(unexpected(error, config), file=sys.stderr)
+    return 1
 
 
 def unexpected(error: BaseException, config: dict[str, Any] | None = None) -> str:

@@ -149,7 +149,8 @@ class DrawingConfig:
 
 @dataclass
 class Training:
-    """What `run` and `train` share. Fields named like a kind hold components, checked by the registry."""
+    """What `run` and `train` share. Fields named like a kind hold components, checked by the registry; one that may be
+    null need not be chosen."""
 
     run: RunConfig
     seed: int = _option(1, "of the batches, the initial weights and all else that is random", low=0)
@@ -184,7 +185,7 @@ class SampleCommand:
     keep: int = _option(4, "kept of them, best first", low=1)
     seed: int = _option(1, "picture number i is a function of the caption, the seed and i alone")
     out: str | None = _option(None, "directory for the pictures; null: a new one under samples/")
-    sampler: Any = _option(None)
+    sampler: dict[str, Any] | None = _option(None)
 
 
 @dataclass
