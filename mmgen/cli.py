@@ -45,12 +45,17 @@ def main(argv: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, where a reader that has gone is expected
+        return code
     except MmgenError as error:
         print(error.render(), file=sys.stderr)
         if os.environ.get("MMGEN_DEBUG") == "1":
             traceback.print_exception(error)
         return error.exit_code
+    except Terminated as stop:
+        print(f"stopped by signal {stop.signal}", file=sys.stderr)
+        return 128 + stop.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -64,8 +69,16 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Whoever lets Ctrl-C through lets it through too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
+    raise Terminated(number)
 
 
 def _run(argv: list[str]) -> int:
@@ -100,7 +113,12 @@ def _run(argv: list[str]) -> int:
     from mmgen.commands.launch import launch
 
     return launch(
-        command, arguments.overrides, arguments.positionals, arguments.config_dir, arguments.multirun, arguments.flags
+        command,
+        arguments.overrides,
+        arguments.positionals,
+        config_dir=arguments.config_dir,
+        multirun=arguments.multirun,
+        flags=arguments.flags,
     )
 
 
