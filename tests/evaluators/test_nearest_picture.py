@@ -126,6 +126,11 @@ def test_k_means_says_what_it_was_fitted_on(world, number, trained, expected):
         ({"light": 0.9, "medium-dark": 0.3}, "medium", (0.3, 0.6, 0.5)),  # two thirds of the way
         ({"medium-light": 0.7, "medium": 0.6, "dark": 0.1}, "light", (0.7, 1.4 / 3, 0.8)),
         ({"light": 0.9, "medium-light": 0.8, "medium": 0.3}, "dark", (0.3, 2.0 / 3, 0.0)),  # -0.7 is black
+        (
+            {"light": 0.9, "medium-light": 0.8, "dark": 0.2},
+            "medium",
+            (0.8, 1.9 / 3, 0.6),
+        ),  # both sides, not the nearest two
         ({"medium": 0.4}, "dark", (0.4, 0.4, None)),
         ({}, "dark", (None, None, None)),
     ],
