@@ -14,6 +14,20 @@ from mmgen.protocols import Batch, Logs, TextTokenizer
 from mmgen.stream import KVCache, TokenStream
 
 
+def _attend_exactly(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of the last S of all positions, (B,H,S,K), to all before them, for decoding.
+
+    torch's fused kernel gives a row other last bits depending on the thread it lands on; spelt out, a picture's logits
+    do not depend on its place in the batch. For a few queries it is as fast.
+    """
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    length, total = scores.shape[-2:]
+    if length > 1:
+        seen = torch.ones(length, total, dtype=torch.bool, device=scores.device).tril(total - length)
+        scores = scores.masked_fill(~seen, float("-inf"))
+    return scores.softmax(-1) @ values
+
+
 class Block(nn.Module):
     """Attention over the stream, then an MLP, each behind a norm and beside a residual.
 
@@ -46,13 +60,10 @@ class Block(nn.Module):
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         queries, keys, values = self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2]
-        mask = None
-        if kv_cache is not None:
-            keys, values = kv_cache.write(layer, keys, values)
-            if length > 1:
-                past = keys.shape[2] - length
-                mask = torch.ones(length, keys.shape[2], dtype=torch.bool, device=x.device).tril(past)
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=kv_cache is None)
+        if kv_cache is None:
+            out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        else:
+            out = _attend_exactly(queries, *kv_cache.write(layer, keys, values))
         projected: Tensor = self.out(out.transpose(1, 2).reshape(batch, length, dim))
         return projected
 
@@ -72,6 +83,9 @@ class Transformer(nn.Module):
         qk_norm: whether queries and keys are normalised.
         text_weight: of the text loss; the image loss weighs 1 - text_weight (the paper: 1/8 and 7/8).
         caption_dropout: share of the training pictures whose caption is emptied, for guidance.
+        token_noise: mean share of the image tokens that the model reads in training, not those it predicts, which are
+            replaced by others of the batch. It has to trust the caption more than the tokens beside it, and it has
+            met mistakes like its own when it draws.
 
     Raises:
         ValueError: heads that do not divide embed_dim, or a share outside [0,1].
@@ -91,18 +105,19 @@ class Transformer(nn.Module):
         qk_norm: bool = True,
         text_weight: float = 1 / 8,
         caption_dropout: float = 0.1,
+        token_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
             fits = [n for n in range(1, embed_dim + 1) if embed_dim % n == 0 and embed_dim // n >= 16]
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}; these do: {fits}")
-        for name, share in (("text_weight", text_weight), ("caption_dropout", caption_dropout)):
+        for name, share in (("text_weight", text_weight), ("caption_dropout", caption_dropout), ("token_noise", token_noise)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0,1], got {share}")
         self.text_tokenizer = text_tokenizer
         self.stream = TokenStream(text_tokenizer.context_length, (grid[0], grid[1]))
         self.codebook_size, self.num_heads = codebook_size, num_heads
-        self.text_weight, self.caption_dropout = text_weight, caption_dropout
+        self.text_weight, self.caption_dropout, self.token_noise = text_weight, caption_dropout, token_noise
         self.text_embedding = nn.Embedding(text_tokenizer.num_ids, embed_dim)
         self.text_position = nn.Embedding(self.stream.text_length, embed_dim)
         self.image_embedding = nn.Embedding(codebook_size, embed_dim)
@@ -175,11 +190,22 @@ class Transformer(nn.Module):
         ]
         text_tokens = self.text_tokenizer.encode(captions, batch["key"] if self.training else None)
         text_tokens = text_tokens.to(image_tokens.device)
-        text_logits, image_logits = self(text_tokens, image_tokens)
+        text_logits, image_logits = self(text_tokens, self._with_noise(image_tokens))
         text_loss = F.cross_entropy(text_logits.flatten(0, 1).float(), text_tokens[:, 1:].flatten())
         image_loss = F.cross_entropy(image_logits.flatten(0, 1).float(), image_tokens.flatten())
         loss = self.text_weight * text_loss + (1 - self.text_weight) * image_loss
         return loss, {"text_loss": text_loss.detach(), "image_loss": image_loss.detach()}
+
+
+    def _with_noise(self, image_tokens: Tensor) -> Tensor:
+        """(B,N) as the model reads it: in training, a share of each picture's tokens, between none and twice
+        `token_noise`, comes from elsewhere in the batch, so that frequent codes stay frequent."""
+        if not self.training or not self.token_noise:
+            return image_tokens
+        device = image_tokens.device
+        others = image_tokens.flatten()[torch.randperm(image_tokens.numel(), device=device)].view_as(image_tokens)
+        share = 2 * self.token_noise * torch.rand(len(image_tokens), 1, device=device)
+        return torch.where(torch.rand(image_tokens.shape, device=device) < share, others, image_tokens)
 
 
 def _share(key: int) -> float:
