@@ -40,6 +40,8 @@ def setting(needs: Needs) -> Setting:
         codebook_size=CODES,
         all_images=torch.stack([sample["image"] for sample in samples]) if needs.all_pictures else None,
         all_ids=[sample["id"] for sample in samples] if needs.all_pictures else [],
+        all_attributes=[sample["attributes"] for sample in samples] if needs.all_pictures else [],
+        train_positions=list(range(COUNT, 2 * COUNT)),
         classes={"name": [f"{place} bar" for place in PLACES], "colour": list(COLOURS)},
         templates=("a {colour} {name}",),
         encode_captions=caption_features,
@@ -141,7 +143,8 @@ def what_it_is_given_stays(subject: Subject) -> None:
         for name, value in one.items():
             if isinstance(value, torch.Tensor):
                 require(torch.equal(value, other[name]), f"it changes {name}")
-    require(told.all_ids == remembered.all_ids, "it changes all_ids")
+    for name in ("all_ids", "all_attributes", "train_positions"):
+        require(getattr(told, name) == getattr(remembered, name), f"it changes {name}")
     pictures = zip(given.samples, kept.samples, strict=True)
     require(all(torch.equal(a["image"], b["image"]) for a, b in pictures), "it changes a sample's picture")
 
