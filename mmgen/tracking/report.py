@@ -18,6 +18,7 @@ from mmgen.tracking.charts import Series, line_chart, number, share_bar
 from mmgen.tracking.run_files import (
     PART_NAMES,
     PARTS,
+    Evaluation,
     RunFiles,
     Stage,
     duration,
@@ -36,8 +37,28 @@ MAX_DRAWN, MAX_CLASSIFIED, MAX_TABLE_ROWS = 60, 48, 200
 MEASURES_FIRST = (
     "loss", "psnr", "ssim", "accuracy", "codebook_usage", "codebook_perplexity", "logit_scale", "lr", "grad_norm",
 )  # fmt: skip
-# Columns of an evaluator's table that are shares of one, told by their name.
-SHARES = ("share", "accuracy", "recall", "rate")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of an evaluator's table. One whose name ends in % holds shares of a hundred, and gets bars."""
+
+    name: str
+    is_number: bool
+
+    @property
+    def is_percent(self) -> bool:
+        return self.is_number and self.name.endswith("%")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of an evaluator; `more` counts those that are left out."""
+
+    title: str
+    columns: list[Column]
+    rows: list[dict[str, Any]]
+    more: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,7 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
         "state": _state(run),
         "facts": _facts(run),
         "evaluations": [evaluation for evaluation in run.evaluations if not evaluation.stood_aside],
+        "details": _details(run),
         "aside": [evaluation for evaluation in run.evaluations if evaluation.stood_aside],
         "drawings": drawings[:MAX_DRAWN],
         "more_drawings": len(drawings[MAX_DRAWN:]),
@@ -103,7 +125,6 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
         "versions": part_of(run.lineage, "versions"),
         "attribution": str(run.lineage.get("attribution") or ""),
         "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
-        "max_rows": MAX_TABLE_ROWS,
         "left_out": album.left_out,  # filled while the page is rendered, read at its end
     }
 
@@ -177,6 +198,24 @@ def stage_curves(stage: Stage) -> list[Curve]:
     return curves
 
 
+def _details(run: RunFiles) -> list[tuple[Evaluation, list[Table]]]:
+    """The evaluators that have more to show than their figures, with their tables."""
+    found = []
+    for evaluation in run.evaluations:
+        tables = [_table(title, rows) for title, rows in evaluation.tables.items() if rows]
+        if tables or evaluation.pictures:
+            found.append((evaluation, tables))
+    return found
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    columns = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        columns.append(Column(name, bool(values) and all(finite(value) is not None for value in values)))
+    return Table(title, columns, rows[:MAX_TABLE_ROWS], len(rows[MAX_TABLE_ROWS:]))
+
+
 def _drawing(entry: dict[str, Any]) -> dict[str, Any]:
     """A caption with its drawings, best first, each with the score it has."""
     paths = items(entry.get("pictures"))
@@ -233,15 +272,11 @@ def _parts(run: RunFiles) -> list[dict[str, Any]]:
     return parts
 
 
-def _cell(column: str, value: object) -> str:
-    """A table's cell as text; a share of one reads better in percent."""
+def _cell(value: object) -> str:
+    """A table's cell as text."""
     if isinstance(value, bool) or value is None:
         return {None: "–", True: "yes", False: "no"}[value]
-    if isinstance(value, (int, float)):
-        if any(word in column.lower() for word in SHARES) and 0 <= value <= 1:
-            return f"{value * 100:.0f} %"
-        return number(float(value))
-    return str(value)
+    return number(float(value)) if isinstance(value, (int, float)) else str(value)
 
 
 def _date(text: object) -> str:

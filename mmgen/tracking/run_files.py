@@ -16,7 +16,9 @@ from mmgen.tracking.redaction import redacted
 
 PARTS = ("tokenizer", "generator", "encoder")
 PART_NAMES = {"tokenizer": "image tokenizer", "generator": "generator", "encoder": "encoder"}
-IN_WORDS = {"lr": "learning rate", "grad_norm": "gradient norm", "heldout": "held-out"}
+IN_WORDS = {"lr": "learning rate", "grad_norm": "gradient norm", "heldout": "held-out", "kmeans": "k-means"}
+IN_WORDS |= {f"r{cut}": f"R@{cut}" for cut in (1, 5, 10)}
+NOT_OF_CASES = "codebook_usage"  # a share of the codes, whatever the number of pictures; it has no such interval
 UPPER_CASE = {"psnr", "ssim", "fid", "ema", "kl", "bpe", "id", "clip", "vq"}
 
 
@@ -72,8 +74,8 @@ class Figure:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of a share."""
-        if not self.is_share or self.value is None or self.n < 1:
+        """The 95 % interval of a share of n cases."""
+        if not self.is_share or self.value is None or self.n < 1 or self.name.endswith(NOT_OF_CASES):
             return None
         return wilson(self.value, self.n)
 

@@ -149,11 +149,14 @@ def evaluation(path: Path, captions: tuple[str, ...], draw: Draw) -> dict[str, A
 
 
 def findings() -> dict[str, Any]:
-    by_tone = [{"tone": tone, "n": 66, "accuracy": share} for tone, share in (("light", 0.91), ("dark", 0.94))]
+    by_tone = [
+        {"tone": tone, "pictures": 66, "right, %": 100 * share} for tone, share in (("light", 0.91), ("dark", 0.94))
+    ]
     return {
         "reconstruction": judged(
             finding("reconstruction/psnr", 24.312, 330, "dB", note="mean over pictures; k-means on patches: 22.5 dB"),
             finding("reconstruction/ssim", 0.8712, 330),
+            finding("reconstruction/codebook_usage", 0.871, 330, "%"),
             finding("reconstruction/codebook_perplexity", 431.7, 3500, note="of 1,024 codes"),
         ),
         "retrieval": judged(
@@ -162,7 +165,7 @@ def findings() -> dict[str, Any]:
         "zero_shot": judged(
             finding("zero_shot/tone", 0.927, 330, "%", 0.2, "among the five tones"),
             finding("zero_shot/name", 0.888, 330, "%", 0.05, "among 20 random names"),
-            tables={"by tone": by_tone},
+            tables={"Zero-shot: tone": by_tone},
         ),
         "nearest_picture": judged(
             finding("nearest_picture/best_of_8", 0.573, 300, "%", 0.0003, "the nearest of all is the right one"),

@@ -18,7 +18,7 @@ import yaml
 from mmgen.images import save_png
 from mmgen.tracking.album import Album
 from mmgen.tracking.report import write_report
-from mmgen.tracking.run_files import duration, readable, wilson
+from mmgen.tracking.run_files import Figure, duration, readable, wilson
 from tests.tracking.fake_run import CAPTIONS, make_run, make_stage, status, write
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -266,6 +266,21 @@ def test_intervals_are_wilsons() -> None:
     assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_a_share_of_the_codes_has_no_interval_over_pictures() -> None:
+    assert Figure("zero_shot/tone", 0.9, 330, "%").shown_interval == "86–93 %"
+    assert Figure("reconstruction/codebook_usage", 0.9, 330, "%").shown_interval == ""
+    assert Figure("reconstruction/psnr", 24.0, 330, "dB").shown_interval == ""
+
+
+def test_tables_keep_what_only_later_rows_have(run: Path) -> None:
+    evidence = json.loads((run / "evaluation.json").read_text())
+    evidence["findings"]["zero_shot"]["tables"] = {
+        "Zero-shot: tone": [{"class": "a"}, {"class": "b", "right, %": 91.26}]
+    }
+    write(run / "evaluation.json", evidence)
+    assert "Zero-shot: tone class right, % a – b 91.3" in Page(write_report(run)).text
 
 
 def test_names_and_durations_read_well() -> None:
