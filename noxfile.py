@@ -1,0 +1,124 @@
+"""Checks, each in a virtual environment of its own: `pip install nox && nox -s tests`.
+
+Everything runs on the CPU. torch comes from the range in pyproject, whatever index pip is set to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"  # uv resolves torch otherwise than pip does, to a build of 5 GB
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+HERE = Path(__file__).parent
+PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
+TESTS = ["tests", *(str(plugin / "tests") for plugin in PLUGINS if (plugin / "tests").is_dir())]
+DEV = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
+
+
+def install(session: nox.Session, *more: str) -> None:
+    """mmgen and every plugin of the repository, editable."""
+    editable = [part for plugin in PLUGINS for part in ("-e", str(plugin))]
+    session.install("-e", ".[dev]", *editable, *more)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything but what takes minutes."""
+    install(session)
+    session.run("pytest", *(session.posargs or TESTS), env=ENV)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """What takes minutes: trainings, kills, resumes."""
+    install(session)
+    session.run("pytest", "-m", "slow", *(session.posargs or TESTS), env=ENV)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the direction of imports. Neither needs the dependencies."""
+    session.install(*(wanted for wanted in DEV if wanted.startswith(("ruff", "import-linter"))))
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": str(HERE)})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, against the real torch, Lightning and Hydra."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """Plugins as a third party's: mmgen and each of them installed from wheels, checked and tested."""
+    session.install(".", *(wanted for wanted in DEV if wanted.startswith("pytest")))
+    session.install(*map(str, PLUGINS))
+    session.run("mmgen", "plugins", "check")
+    for plugin in PLUGINS:
+        if (plugin / "tests").is_dir():
+            session.run("pytest", str(plugin / "tests"), env=ENV)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """A wheel and an editable install, each in a new virtual environment, with a plugin."""
+    session.install("build", "virtualenv")
+    built = Path(session.create_tmp()).resolve()
+    for source in (HERE, *PLUGINS):
+        shutil.rmtree(source / "build", ignore_errors=True)  # setuptools would pack what an earlier build left there
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(built), str(source), silent=True)
+    wheels = [str(path) for path in built.glob("*.whl")]
+    editable = [part for source in (HERE, *PLUGINS) for part in ("-e", str(source))]
+    for name, wanted in (("wheel", wheels), ("editable", editable)):
+        environment = built / name
+        session.run("virtualenv", "--clear", str(environment), silent=True)
+        binaries = environment / "bin"
+        session.run(str(binaries / "python"), "-m", "pip", "install", "--quiet", *wanted, external=True)
+        with session.chdir(built):  # not the checkout, where mmgen would be found without being installed
+            check_installed(session, binaries)
+
+
+def check_installed(session: nox.Session, binaries: Path) -> None:
+    """The command, every YAML of conf/, and the plugin, in a fresh environment."""
+    yaml = sorted(str(path.relative_to(HERE / "conf")) for path in (HERE / "conf").rglob("*.yaml"))
+    code = (
+        "import importlib.resources as r, pathlib, mmgen; root = pathlib.Path(str(r.files('mmgen.conf')));"
+        "print(*sorted(str(p.relative_to(root)) for p in root.rglob('*.yaml')), sep='\\n')"
+    )
+    found = session.run(str(binaries / "python"), "-c", code, external=True, silent=True)
+    if str(found).split() != yaml:
+        session.error(f"mmgen.conf holds {found}, conf/ holds {yaml}")
+    mmgen = str(binaries / "mmgen")
+    for arguments in (["--help"], ["plugins", "list"], ["export", "--cfg", "job"], ["classify", "--help"]):
+        session.run(mmgen, *arguments, external=True, silent=True)
+    listed = str(session.run(mmgen, "plugins", "list", external=True, silent=True))
+    for plugin in PLUGINS:
+        if plugin.name not in listed:
+            session.error(f"{plugin.name} is installed and not listed:\n{listed}")
+    session.run(str(binaries / "python"), "-m", "pip", "check", external=True)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """What the README shows first: a clone, two packages, one command. About twelve minutes."""
+    session.install("-e", ".", "-e", "plugins/mmgen-emoji")
+    work = session.create_tmp()
+    with session.chdir(work):
+        session.run("mmgen", "run", *session.posargs, env=ENV)
+
+
+@nox.session
+def hydra14(session: nox.Session) -> None:
+    """Registry, command and configs on the newest pre-release of Hydra 1.4."""
+    install(session)
+    session.install("--pre", "--upgrade", "hydra-core>=1.4.0rc1,<1.5")
+    session.run("python", "-c", "import hydra; print(hydra.__version__); assert hydra.__version__ >= '1.4'")
+    session.run("pytest", *(f"tests/test_{page}.py" for page in ("options", "registry", "conf", "cli")), env=ENV)
