@@ -116,6 +116,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The report in a real browser; fails where there is no Chromium (Debian: apt-get install chromium)."""
+    install(session)
+    session.run("pytest", "-m", "browser", "tests/browser", env=ENV)
+
+
+@nox.session
 def hydra14(session: nox.Session) -> None:
     """Registry, command and configs on the newest pre-release of Hydra 1.4."""
     install(session)

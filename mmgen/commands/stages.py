@@ -126,18 +126,27 @@ class _Training:
             max_steps=self.max_steps,
             seed=stage.seed,
         )
-        self._fit(task, self._data())
         averaged = task.averaged
-        return write_part(
-            self.directory.model,
-            kind=stage.kind,
-            config=stage.component,
-            arguments=arguments,
-            tensors=averaged.state_dict(),
-            text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
-            requires=dict(requires),
-            info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
-        )
+        logger = self._logger()
+        try:
+            self._fit(task, self._data(), logger)
+            part = write_part(
+                self.directory.model,
+                kind=stage.kind,
+                config=stage.component,
+                arguments=arguments,
+                tensors=averaged.state_dict(),
+                text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
+                requires=dict(requires),
+                info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
+            )
+            logger.log_part(
+                self.directory.model, stage.kind, part.fingerprint, {**requires, "data": self.config["data"]}
+            )
+        finally:
+            logger.finish()
+        self.directory.update_status(state="finished")
+        return part
 
     def _component(self) -> tuple[Any, dict[str, Any], BpeTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
@@ -179,15 +188,11 @@ class _Training:
             max_steps=self.max_steps,
             alternative_captions=self.stage.task["alternative_captions"],
             codes=codes,
+            grouped_by=self.stage.task["grouped_by"],
         )
 
-    def _fit(self, task: pl.LightningModule, data: PictureData) -> None:
-        checkpoint, problems = newest_valid(self.directory.checkpoints)
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        start = _step_of(checkpoint)
-        MetricsFile(self.directory.metrics_file).drop_after(start)
-        logger = RunLogger(
+    def _logger(self) -> RunLogger:
+        return RunLogger(
             self.directory.path,
             name=f"{self.stage.experiment}-{self.stage.kind}",
             job_type=self.stage.kind,
@@ -196,6 +201,13 @@ class _Training:
             project=self.stage.tracking["project"],
             mode=self.stage.tracking["mode"],
         )
+
+    def _fit(self, task: pl.LightningModule, data: PictureData, logger: RunLogger) -> None:
+        checkpoint, problems = newest_valid(self.directory.checkpoints)
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        start = _step_of(checkpoint)
+        MetricsFile(self.directory.metrics_file).drop_after(start)
         before = self.directory.status().seconds
         began = time.monotonic()
 
@@ -225,12 +237,10 @@ class _Training:
             except BaseException:
                 status("failed", trainer.global_step)
                 raise
-            finally:
-                logger.finish()
         if stop.received is not None and trainer.global_step < self.max_steps:
             status("preempted", trainer.global_step)
             raise Interrupted(stop.received, trainer.global_step)
-        status("finished", trainer.global_step)
+        status("running", trainer.global_step)  # finished once the part is written
 
     def _trainer(self, logger: RunLogger, callbacks: list[pl.Callback]) -> pl.Trainer:
         options = {key: value for key, value in self.stage.trainer.items() if key != "logger"}

@@ -29,6 +29,7 @@ class PictureData(pl.LightningDataModule):
         alternative_captions: how often training takes another of a sample's captions, drawn by its key.
         codes: (M,N) image tokens by dataset position; batches then carry `image_tokens` and no `image`.
         max_val: how many samples of `val` are used, None for all.
+        grouped_by: an attribute; training samples that share its value go into the same batches.
 
     Raises:
         DataError: see `Pictures` and `split_positions`; MMG-D10, a split is empty.
@@ -47,6 +48,7 @@ class PictureData(pl.LightningDataModule):
         alternative_captions: float = 0.0,
         codes: Tensor | None = None,
         max_val: int | None = None,
+        grouped_by: str | None = None,
     ) -> None:
         super().__init__()
         self.pictures = dataset if isinstance(dataset, Pictures) else Pictures(dataset)
@@ -60,13 +62,32 @@ class PictureData(pl.LightningDataModule):
         self.alternative_captions, self.codes = alternative_captions, codes
         self.train_positions = self._positions(train)
         self.val_positions = self._positions(val)[:max_val]
-        self.order = BatchOrder(len(self.train_positions), batch_size, seed)
+        self.order = BatchOrder(len(self.train_positions), batch_size, seed, self._groups(grouped_by))
 
     def _positions(self, split: str) -> list[int]:
         positions = self.pictures.positions(split)
         if not positions:
             raise DataError(f"the split {quoted(split)} holds no samples", code="MMG-D10", fix="choose another split")
         return positions
+
+    def _groups(self, attribute: str | None) -> list[int] | None:
+        """A number for each training sample, the same for those that share the attribute's value."""
+        if attribute is None:
+            return None
+        values = [self.pictures.attributes[position].get(attribute) for position in self.train_positions]
+        if not any(values):
+            known = ", ".join(sorted({key for attributes in self.pictures.attributes for key in attributes})) or "none"
+            raise DataError(
+                f"no training sample has the attribute {quoted(attribute)}",
+                code="MMG-D11",
+                where="task.grouped_by",
+                fix=f"task.grouped_by=null, or one of these: {known}",
+            )
+        numbers: dict[str, int] = {}
+        return [
+            -1 - place if value is None else numbers.setdefault(value, len(numbers))
+            for place, value in enumerate(values)
+        ]
 
     def train_dataloader(self) -> Batches:
         """From the first batch that the (resumed) trainer has not finished, to the last of the training."""
@@ -75,10 +96,13 @@ class PictureData(pl.LightningDataModule):
         return Batches(source, batches, self.num_workers)
 
     def val_dataloader(self) -> Batches:
-        """`val` in fixed order, every sample once over all ranks, with the ordinary caption and the keys of epoch 0."""
+        """`val` in fixed order, every sample once over all ranks, with the ordinary caption and the keys of epoch 0.
+
+        The ranks get equally many, or those with more would wait for the others: up to world size - 1 come twice.
+        """
         rank, world_size = self._rank()
-        share = -(-self.batch_size // world_size)
-        mine = [(i, 0) for i in range(len(self.val_positions))][rank::world_size]
+        share, each = -(-self.batch_size // world_size), -(-len(self.val_positions) // world_size)
+        mine = [((rank + i * world_size) % len(self.val_positions), 0) for i in range(each)]
         batches = [mine[i : i + share] for i in range(0, len(mine), share)]
         return Batches(
             _Source(self.pictures, self.val_positions, self.seed, 0.0, self.codes), batches, self.num_workers

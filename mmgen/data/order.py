@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -30,11 +30,16 @@ class BatchOrder:
         size: how many samples there are, at least 1.
         batch_size: the global batch, over all ranks.
         seed: decides the permutations.
+        groups: one number a sample; samples of one group follow each other in an epoch, and so share batches. To a
+            contrastive encoder they are the negatives that are hard to tell apart.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence[int] | None = None) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"size and batch_size must be at least 1, got {size} and {batch_size}")
+        if groups is not None and len(groups) != size:
+            raise ValueError(f"groups must hold {size} numbers, got {len(groups)}")
+        self._groups = None if groups is None else torch.unique(torch.tensor(groups), return_inverse=True)[1]
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self._permutations: dict[int, list[int]] = {}
 
@@ -57,7 +62,11 @@ class BatchOrder:
             if len(self._permutations) > 2:
                 self._permutations.clear()
             generator = torch.Generator().manual_seed(_number(f"epoch/{self.seed}/{epoch}"))
-            self._permutations[epoch] = torch.randperm(self.size, generator=generator).tolist()
+            permutation = torch.randperm(self.size, generator=generator)
+            if self._groups is not None:
+                places = torch.randperm(int(self._groups.max()) + 1, generator=generator)
+                permutation = permutation[places[self._groups[permutation]].argsort(stable=True)]
+            self._permutations[epoch] = permutation.tolist()
         return self._permutations[epoch]
 
 
