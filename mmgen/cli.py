@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from mmgen.errors import ConfigError, MmgenError, quoted
+from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
 COMMANDS = ("run", "train", "sample", "classify", "export", "plugins")
 TAKE_POSITIONALS = ("sample", "classify", "export")
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("MMGEN_DEBUG") == "1":
             traceback.print_exception(error)
         return error.exit_code
-    except Terminated as stop:
-        print(f"stopped by signal {stop.signal}", file=sys.stderr)
-        return 128 + stop.signal
+    except Interrupted as stop:
+        print(stop.note, file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -69,16 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came. Whoever lets Ctrl-C through lets it through too."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
-
-
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated(number)
+    raise Interrupted(number)
 
 
 def _run(argv: list[str]) -> int:

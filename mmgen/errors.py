@@ -104,3 +104,16 @@ def quoted(value: object, limit: int = 80) -> str:
     """A value from outside, safe to print: `repr`, cut at `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work; whoever lets Ctrl-C through lets it through too.
+
+    Args:
+        number: the signal's; the exit code is 128 more.
+        note: what was saved, and how to go on.
+    """
+
+    def __init__(self, number: int, note: str = "") -> None:
+        super().__init__(number)
+        self.number, self.note = number, note or f"stopped by signal {number}"

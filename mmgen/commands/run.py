@@ -28,9 +28,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     console = Console(stderr=True)
     began = time.monotonic()
     pictures = Pictures(registry.build("dataset", config["dataset"]))
-    identity = {key: value for key, value in config.items() if key not in ("run", "resume", "tracking", "trainer")}
     with RunDirectory(path).lock():
-        directory = RunDirectory(path).create(identity)
+        directory = RunDirectory(path).create(config)
         directory.update_status(state="running", stage="tokenizer", step=0, max_steps=0, seconds=0.0)
         parts: dict[str, Part] = {}
         for kind in PARTS:

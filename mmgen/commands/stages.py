@@ -7,7 +7,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from mmgen.checkpoint.parts import Part, read_part, write_part
 from mmgen.data.module import PictureData
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError, ConfigError
+from mmgen.errors import CheckpointError, ConfigError, Interrupted
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.progress import Bar
@@ -32,18 +31,6 @@ from mmgen.text_to_image import BATCH, load_part
 from mmgen.tracking.logger import RunLogger
 
 SHOWN = 12  # pictures whose reconstruction is watched during training
-
-
-class Interrupted(Exception):
-    """A signal ended the training after a checkpoint; the run goes on from there.
-
-    Attributes:
-        signal: its number; the exit code is 128 more.
-    """
-
-    def __init__(self, signal: int, step: int) -> None:
-        super().__init__(f"stopped by signal {signal} at step {step}")
-        self.signal, self.step = signal, step
 
 
 @dataclass
@@ -218,7 +205,8 @@ class _Training:
             )
 
         status("running", start)
-        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps", done=start) as bar, _quiet():
+        _quieten_lightning()
+        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps", done=start) as bar:
             callbacks = [
                 stop,
                 ShowProgress(bar),
@@ -239,7 +227,11 @@ class _Training:
                 raise
         if stop.received is not None and trainer.global_step < self.max_steps:
             status("preempted", trainer.global_step)
-            raise Interrupted(stop.received, trainer.global_step)
+            raise Interrupted(
+                stop.received,
+                f"stopped: the {self.stage.kind} is saved at step {trainer.global_step} of {self.max_steps}; "
+                "the same command goes on from there",
+            )
         status("running", trainer.global_step)  # finished once the part is written
 
     def _trainer(self, logger: RunLogger, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -276,10 +268,8 @@ def _step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
 
-def _quiet() -> Any:
+def _quieten_lightning() -> None:
     """Lightning's tips and advice would hide what matters; its errors are raised, not printed."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning_fabric"):
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning.*")
-    warnings.filterwarnings("ignore", module=r"lightning_fabric.*")
-    return nullcontext()
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
