@@ -15,7 +15,7 @@ import pytest
 
 from mmgen import cli
 from mmgen.commands import launch
-from mmgen.errors import CheckpointError, ConfigError
+from mmgen.errors import CheckpointError, ConfigError, Interrupted
 
 Install = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -262,7 +262,7 @@ def test_config_errors_come_before_lightning_and_within_three_seconds(toys: Path
         (ConfigError("no such thing", fix="another"), 2, "error[MMG-C00]: no such thing"),
         (CheckpointError("damaged"), 5, "error[MMG-K00]: damaged"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (cli.Terminated(15), 143, "stopped by signal 15"),
+        (Interrupted(15), 143, "stopped by signal 15"),
         (SystemExit(7), 7, ""),
     ],
 )
