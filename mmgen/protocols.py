@@ -189,6 +189,7 @@ class Setting:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     templates: Sequence[str] = ()
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
+    encode_images: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to indices (B,h,w)
     logit_scale: float = 1.0
 
 

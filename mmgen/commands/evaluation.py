@@ -140,6 +140,7 @@ class Evaluation:
             classes=getattr(self.dataset, "classes", None) or {},
             templates=getattr(self.dataset, "templates", None) or (),
             encode_captions=self.model.encode_captions,
+            encode_images=lambda images: self.model.reconstruct(images)[0],
             logit_scale=float(encoder.logit_scale.detach().exp()),
         )
 

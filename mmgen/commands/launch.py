@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmgen.commands import composition
+from mmgen.commands.overrides import swept
 from mmgen.commands.places import places
 from mmgen.errors import MmgenError
 
@@ -51,7 +52,7 @@ def launch(
     try:
         with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):
             run = hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)
-            run(_sweep_job(command, positionals) if multirun else job)()
+            run(_sweep_job(command, positionals, swept(checked)) if multirun else job)()
     except JobFailed:
         return FAILED_PARTS
     return job.finished()
@@ -97,15 +98,19 @@ class _Job:
         return told(self.error, self.config)
 
 
-def _sweep_job(command: str, positionals: list[str]) -> Callable[[DictConfig], int]:
-    """A job of a sweep: it may run in another process, and has a run directory of its own."""
+def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable[[DictConfig], int]:
+    """A job of a sweep: it may run in another process, and has a run directory of its own.
+
+    Args:
+        keys: what the sweep varies; they name the directory.
+    """
 
     def job(cfg: DictConfig) -> int:
         config: dict[str, Any] = {}
         try:
             config = composition.finish(command, cfg)
-            if isinstance(config.get("run"), dict) and not _said("run.name"):
-                config["run"]["name"] += f"-{_job_name()}"
+            if isinstance(config.get("run"), dict) and "run.name" not in keys:
+                config["run"]["name"] += f"-{_job_name(keys)}"
             code: int = function(command)(config, positionals) or 0
         except MmgenError as error:
             print(error.render(), file=sys.stderr)
@@ -120,15 +125,11 @@ def _sweep_job(command: str, positionals: list[str]) -> Callable[[DictConfig], i
     return job
 
 
-def _said(key: str) -> bool:
-    """Whether this job's own overrides set the key."""
-    return any(text.lstrip("+").startswith(f"{key}=") for text in HydraConfig.get().overrides.task)
-
-
-def _job_name() -> str:
-    """What is particular about a job of a sweep, fit for a directory's name: "seed=2,trainer.precision=bf16-mixed"."""
-    said = [text.lstrip("+") for text in HydraConfig.get().overrides.task if "=${" not in text]
-    return re.sub(r"[^\w.,=@+-]", "_", ",".join(said))[:100] or str(HydraConfig.get().job.num)
+def _job_name(keys: set[str]) -> str:
+    """What is particular about a job of a sweep, fit for a directory's name: "seed=2,generator.num_layers=6"."""
+    said = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
+    name = ",".join(text for text in said if text.partition("=")[0] in keys)
+    return re.sub(r"[^\w.,=@+-]", "_", name)[:100] or str(HydraConfig.get().job.num)
 
 
 def function(command: str) -> Callable[[dict[str, Any], list[str]], int | None]:

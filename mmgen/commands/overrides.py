@@ -190,6 +190,12 @@ def _choices_of(override: Override) -> Iterable[Any]:
     return [getattr(item, "text", item) for v in values for item in (v if isinstance(v, list) else [v])]
 
 
+def swept(texts: list[str]) -> set[str]:
+    """The keys of the overrides that a sweep varies."""
+    overrides = OverridesParser.create().parse_overrides(texts)
+    return {str(o.get_key_element()).lstrip("+") for o in overrides if o.is_sweep_override()}
+
+
 def line_of(override: Override) -> str:
     """The override as it was written."""
     return str(override.input_line)

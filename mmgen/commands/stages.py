@@ -25,7 +25,7 @@ from mmgen.errors import CheckpointError, ConfigError, Interrupted
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.progress import Bar
-from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal
+from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal, WatchCodebook
 from mmgen.tasks.task import TASKS
 from mmgen.text_to_image import BATCH, load_part
 from mmgen.tracking.logger import RunLogger
@@ -219,6 +219,7 @@ class _Training:
             ]
             if self.stage.kind == "tokenizer":
                 callbacks.append(ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])))
+                callbacks.append(WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr)))
             trainer = self._trainer(logger, callbacks)
             try:
                 trainer.fit(task, data, ckpt_path=checkpoint)

@@ -10,6 +10,7 @@ from mmgen.images import grid
 from mmgen.protocols import Evidence, Finding, Findings, Needs, Setting
 
 SHOWN = 12  # pictures in the grid
+COLLAPSED = 0.05  # a perplexity under this share of the codebook is a collapse
 
 
 class Reconstruction:
@@ -64,6 +65,14 @@ class Reconstruction:
             self._codes = PatchCodes.fit(trained, centres=setting.codebook_size, patch=patch)
         return self._codes
 
+    def _used(self) -> tuple[Tensor, str]:
+        """How often each code is used: by the training pictures where they are at hand, or else by those judged."""
+        setting = self._setting
+        if setting.all_images is None or setting.encode_images is None or not setting.train_positions:
+            return self._counts, "judged"
+        indices = setting.encode_images(setting.all_images[setting.train_positions])
+        return torch.bincount(indices.cpu().flatten(), minlength=len(self._counts)), "training"
+
     def compute(self) -> Findings:
         """The means over all pictures since `begin`."""
         decibels, similarities = torch.cat(self._psnr), torch.cat(self._ssim)
@@ -75,12 +84,15 @@ class Reconstruction:
             numbers[0].note += f"; {mean - baseline:+.2f} dB on k-means"
             note = f"k-means on patches of the training pictures, {len(self._codes.centres)} centres"  # type: ignore[union-attr]
             numbers.append(Finding("reconstruction/kmeans_psnr", baseline, n, "dB", note=note))
-        probs = self._counts[self._counts > 0] / self._counts.sum()
+        counts, whose = self._used()
+        probs = counts[counts > 0] / counts.sum()
         perplexity = (-(probs * probs.log()).sum()).exp().item()
-        size = f"{len(self._counts)} codes, {int(self._counts.sum())} drawn on"
+        size = f"of {len(counts)} codes, over the {whose} pictures"
+        if perplexity < COLLAPSED * len(counts):
+            size += ": the codebook has collapsed; raise tokenizer.commitment_weight or lower the learning rate"
         numbers += [
             Finding("reconstruction/ssim", similarities.mean().item(), n, note=where),
-            Finding("reconstruction/codebook_usage", len(probs) / len(self._counts), n, "%", note=size),
+            Finding("reconstruction/codebook_usage", len(probs) / len(counts), n, "%", note=size),
             Finding("reconstruction/codebook_perplexity", perplexity, n, note=size),
         ]
         step = max(1, n // SHOWN)
