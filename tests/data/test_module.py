@@ -152,8 +152,8 @@ class Ranks:
         self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=done))
 
 
-def loaders(world_size: int) -> list[PictureData]:
-    pictures = Pictures(Numbered(50))
+def loaders(world_size: int, dataset: Numbered | None = None) -> list[PictureData]:
+    pictures = Pictures(dataset or Numbered(50))
     modules = []
     for rank in range(world_size):
         modules.append(PictureData(pictures, batch_size=4, seed=3, max_steps=15))
@@ -169,11 +169,20 @@ def test_the_ranks_share_each_global_batch() -> None:
 
 
 def test_the_ranks_share_the_validation() -> None:
-    data = loaders(1)[0]
-    expected = [data.pictures.ids[i] for i in data.val_positions]
-    shared = [id for data in loaders(2) for batch in data.val_dataloader() for id in batch["id"]]
-    assert sorted(shared) == sorted(expected)
+    dataset = Numbered(50, splits={"train": list(range(43)), "val": list(range(43, 50))})
+    data = loaders(1, dataset)[0]
+    expected = [f"n{i:04d}" for i in range(43, 50)]
     assert [id for batch in data.val_dataloader() for id in batch["id"]] == expected
+    ranks = [[batch["id"] for batch in data.val_dataloader()] for data in loaders(4, dataset)]
+    assert {len(batches) for batches in ranks} == {2}  # equally many, or one rank would wait for another
+    shared = Counter(id for batches in ranks for batch in batches for id in batch)
+    assert set(shared) == set(expected)
+    assert sum(shared.values()) == 8
+
+
+def test_no_rank_is_without_validation() -> None:
+    dataset = Numbered(50, splits={"train": list(range(49)), "val": [49]})
+    assert [[batch["id"] for batch in data.val_dataloader()] for data in loaders(2, dataset)] == [[["n0049"]]] * 2
 
 
 def test_a_world_that_does_not_divide_the_batch_is_refused() -> None:
