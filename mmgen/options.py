@@ -101,14 +101,12 @@ def _hint(annotation: Any, names: dict[str, Any]) -> Any:
         return Any
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-
-
 def describe(hint: Any) -> str:
     """The type in words: "a whole number", "one of a, b", "a list of a number, a number"."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint in _WORDS:
-        return _WORDS[hint]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if hint in words:
+        return words[hint]
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(arm) for arm in args)
     if origin is typing.Literal:

@@ -381,6 +381,16 @@ def test_a_class_of_the_users_own_is_a_choice(toys: Path, tmp_path: Path, monkey
     assert error.fix == "did you mean generator.width?"
 
 
+def test_an_experiments_options_of_another_component_are_explained(toys: Path, tmp_path: Path):
+    text = "# @package _global_\ndefaults:\n  - override /generator: toy\ngenerator: {width: 3, rate: 0.1}"
+    mine = write(tmp_path / "mine", {"experiment/try.yaml": text})
+    choices = [c for c in CHOICES if not c.startswith("generator")]
+    assert composed("train", "task=encoder", *choices, "experiment=try", config_dir=mine)["generator"]["width"] == 3
+    errors = errors_of("train", "task=encoder", *choices, "experiment=try", "generator=small", config_dir=mine)
+    assert {e.where.rpartition("/")[2] for e in errors} == {"try.yaml:4"}
+    assert all("generator/NAME.yaml" in e.fix for e in errors)
+
+
 # --- presets ---------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from mmgen.commands.overrides import Request, place_of
 from mmgen.commands.presets import PresetSource
 from mmgen.errors import ConfigError
 from mmgen.options import UnknownKey
-from mmgen.spelling import nearest
+from mmgen.spelling import distance, nearest
 
 
 def translate(error: BaseException) -> ConfigError:
@@ -84,9 +84,9 @@ def _suggested(error: ConfigError, request: Request, known: list[str]) -> Config
         near = whole if not rest or whole in known else nearest(whole, inside) or near
     else:
         leaf = key.rpartition(".")[2]
-        meant = nearest(leaf, {k.rpartition(".")[2] for k in known}) if len(leaf) > 2 else None
-        places = [k for k in known if meant and k.rpartition(".")[2] == meant and "stages" not in k]
-        near = places[0] if places else None
+        meant = {k: distance(leaf, k.rpartition(".")[2]) for k in known if not k.startswith("stages.")}
+        near = min(meant, key=lambda k: meant[k], default=None) if len(leaf) > 2 else None
+        near = near if near and meant[near] <= (len(leaf) > 5) else None
     return UnknownKey(key, error.known, near)
 
 
@@ -106,6 +106,15 @@ def _located(error: ConfigError, request: Request) -> ConfigError:
         for line, text in _lines(file, _inside(error.where, key, group, file))
     ]
     guilty = [place for place, text in lines if text and text in error.what]  # of several, the one whose value it is
+    kind = error.where.partition(".")[0]
+    if (
+        lines
+        and isinstance(error, UnknownKey)
+        and kind in registry.KINDS
+        and kind in {o.key_or_group for o in request.choices}
+    ):
+        error.why = f"it is set there for another {kind} than the one that the command line chooses"
+        error.fix = f"move it into a preset, {kind}/NAME.yaml, that starts from its component"
     error.where = (guilty or [place for place, _ in lines] or [error.where])[0]
     return error
 

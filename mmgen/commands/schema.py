@@ -63,7 +63,7 @@ class TaskConfig:
     ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off", low=0, high=1)
     checkpoint_every: int = _option(200, "steps", low=1)
     alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions", low=0, high=1)
-    grouped_by: str | None = _option(None, "attribute; samples that share it share batches, hard negatives to an encoder")
+    grouped_by: str | None = _option(None, "attribute; samples that share it share batches: hard negatives")
     text_tokenizer: TextTokenizerConfig | None = _option(None, "generator and encoder only")
 
 
