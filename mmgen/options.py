@@ -174,8 +174,7 @@ def _checked(value: Any, option: Option, path: str, errors: list[ConfigError]) -
     wanted = describe(option.type)
     try:
         value = convert(value, option.type)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or option.low <= value <= option.high:
+        if not isinstance(value, int | float) or option.low <= value <= option.high:
             return value
         wanted += f" from {option.low:g}" if option.low > -math.inf else ""
         wanted += f" up to {option.high:g}" if option.high < math.inf else ""
@@ -240,8 +239,7 @@ def _convert_list(value: Any, wanted: Any, args: tuple[Any, ...]) -> Any:
     if isinstance(value, str | Mapping) or not isinstance(value, collections.abc.Sequence):
         _refuse()
     if wanted is tuple and args and args[-1] is not Ellipsis:
-        pairs = list(zip(value, args, strict=True)) if len(value) == len(args) else _refuse()
-        return tuple(convert(item, arm) for item, arm in pairs)
+        return tuple(map(convert, value, args)) if len(value) == len(args) else _refuse()
     items = [convert(item, args[0]) if args else item for item in value]
     return wanted(items) if wanted in (tuple, set, frozenset) else items
 
