@@ -1,5 +1,6 @@
 """Files that a crash leaves whole, and JSON read from strangers."""
 
+import errno
 import json
 import os
 import re
@@ -31,6 +32,20 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, erro
         files.write_atomic(target, fail)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["status.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    files.write_atomic(tmp_path / "a", "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device; nothing was overwritten") as caught:
+        files.write_atomic(tmp_path / "a", fail)
+    assert caught.value.code == "MMG-K04"
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_the_temporary_file_lies_beside_its_destination_whatever_tmpdir_says(tmp_path, monkeypatch):

@@ -203,9 +203,16 @@ def test_everything_is_synced_before_the_rename(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: events.append(os.readlink(f"/proc/self/fd/{fd}")))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append(f"rename to {b}"), replace(a, b)))
-    files.write_directory_atomic(tmp_path / "a", fill)
+
+    def fill_two(directory):
+        fill(directory)
+        (directory / "inner").mkdir()
+        fill(directory / "inner")
+
+    files.write_directory_atomic(tmp_path / "a", fill_two)
     rename = events.index(f"rename to {tmp_path / 'a'}")
     before = [os.path.basename(e) for e in events[:rename]]
-    assert {"state.json", "state.safetensors"} <= set(before)
-    assert before[-1].endswith(".tmp")  # the directory, whose names must last too
+    assert before.count("state.json") == before.count("state.safetensors") == 2
+    assert "inner" in before  # a directory's names must last too
+    assert any(name.startswith(".a.") and name.endswith(".tmp") for name in before)
     assert events[rename + 1] == str(tmp_path)

@@ -180,6 +180,12 @@ def test_only_the_last_are_kept(tmp_path, keep_last, kept):
         SafeCheckpointIO(keep_last=0)
 
 
+def test_newer_ones_are_never_removed(tmp_path):
+    saved(tmp_path, 1, 2, 4, keep_last=None)
+    saved(tmp_path, 3, keep_last=1)  # resumed from an earlier step than the last
+    assert names(tmp_path) == ["step-000003", "step-000004"]
+
+
 def test_a_damaged_one_does_not_count_as_kept(tmp_path):
     io = saved(tmp_path, 1, 2)
     damage(checkpoint_path(tmp_path, 2))
