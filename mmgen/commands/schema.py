@@ -193,7 +193,7 @@ class SampleCommand:
 class ClassifyCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
     labels: str | None = _option(None, "a text file, one label a line, beside those on the command line")
-    templates: list[str] | None = _option(None, "captions with {} for the label; null: the run's own")
+    templates: list[str] | None = _option(None, "captions with {} for the label; null: the label itself")
     out: str | None = _option(None, "a JSON file for the shares; null: print only")
 
 
