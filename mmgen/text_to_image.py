@@ -5,6 +5,7 @@ Letters: C captions, n drawings of each, k kept, L labels, N = h·w, H W pixels,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
-from mmgen.checkpoint.parts import Part, check_requires, read_part
+from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.images import decode
@@ -26,6 +27,7 @@ from mmgen.runs.directory import RunDirectory
 PARTS = ("tokenizer", "generator", "encoder")
 # Pictures are decoded and scored in one batch size, the last batch padded: the last bits of a result depend on it.
 BATCH = 64
+MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
 Progress = Callable[[int], None]
 
@@ -163,7 +165,7 @@ class TextToImage:
             [self.encode_captions([template.format(label) for label in labels]) for template in templates]
         )
         classes = F.normalize(features.mean(0), dim=-1)
-        logits = encoder.logit_scale.clamp_max(4.6052).exp() * (self.encode_images(picture) @ classes.T)[0]
+        logits = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp() * (self.encode_images(picture) @ classes.T)[0]
         shares = logits.softmax(0)
         return {labels[int(i)]: float(shares[i]) for i in shares.argsort(descending=True, stable=True)}
 
@@ -235,15 +237,7 @@ def load_part(part: Part, *, trusted: bool = False) -> Any:
     if part.text_tokenizer is not None:
         arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
     component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
-    try:
-        component.load_state_dict(part.tensors)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the {part.kind}'s weights do not fit its config",
-            code="MMG-K02",
-            why=str(error).splitlines()[-1].strip()[:200],
-            fix="install the version that wrote it",
-        ) from error
+    load_weights(component, part, "install the version that wrote it")
     return component.eval()
 
 
@@ -265,7 +259,7 @@ def read_parts(path: str | Path, *, trusted: bool = False) -> dict[str, Part]:
     if not parts:
         raise CheckpointError(
             f"{quoted(str(path))} holds no finished run and no export",
-            code="MMG-K06",
+            code="MMG-K05",
             why="" if root.exists() else "there is no such directory",
             fix="mmgen run, and then its directory, such as runs/quickstart",
         )
@@ -289,10 +283,9 @@ def open_trio(path: str | Path, sampler: Sampler | None = None, *, trusted: bool
 
 def recorded_sampler(path: str | Path) -> dict[str, Any]:
     """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
+    default = {"name": "autoregressive"}
     if is_export(path):
-        options = read_export(path).sampler
-    elif RunDirectory(path).config_file.is_file():
-        options = RunDirectory(path).read_config().get("sampler")
-    else:
-        options = None
-    return options or {"name": "autoregressive"}
+        return read_export(path).sampler or default
+    if RunDirectory(path).config_file.is_file():
+        return RunDirectory(path).read_config().get("sampler") or default
+    return default

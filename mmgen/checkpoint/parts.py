@@ -172,6 +172,21 @@ def with_fingerprint(part: Part) -> Part:
     return Part(**{**vars(part), "fingerprint": digest.hexdigest()})
 
 
+def load_weights(component: Any, part: Part, fix: str) -> None:
+    """Puts a part's weights into a component.
+
+    Raises:
+        CheckpointError: MMG-K02, they do not fit.
+    """
+    try:
+        component.load_state_dict(part.tensors)
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(
+            f"the {part.kind}'s weights do not fit its config", code="MMG-K02", why=why, fix=fix
+        ) from error
+
+
 def check_requires(parts: Mapping[str, Part]) -> None:
     """Raises CheckpointError MMG-K03 where a part was trained with another than the one beside it."""
     for part in parts.values():
@@ -197,4 +212,4 @@ def plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["KINDS", "Part", "check_requires", "read_part", "write_part"]
+__all__ = ["KINDS", "Part", "check_requires", "load_weights", "read_part", "write_part"]

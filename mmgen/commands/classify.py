@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmgen.files import write_atomic
-from mmgen.commands.source import source_of
+from mmgen.commands.source import refuse_in_use, source_of
 from mmgen.errors import ConfigError, DataError, quoted
+from mmgen.files import write_atomic
 from mmgen.images import decode
 from mmgen.text_to_image import open_trio
 
@@ -32,9 +32,10 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             where="command line",
             fix=example,
         )
-    images = [decode(picture) for picture in pictures]  # every picture is readable before the model is opened
+    refuse_in_use(config["out"])
+    for picture in pictures:
+        decode(picture)  # every picture is readable before the model is opened
     model = open_trio(source_of(config["run"]))
-    del images
     size = model.part("encoder").image_size
     results = []
     for picture in pictures:

@@ -37,9 +37,7 @@ class Evaluation:
         config: the run's.
     """
 
-    def __init__(
-        self, model: TextToImage, pictures: Pictures, directory: RunDirectory, config: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: TextToImage, pictures: Pictures, directory: RunDirectory, config: dict[str, Any]) -> None:
         self.model, self.pictures, self.directory, self.config = model, pictures, directory, config
         self.seed = int(config["seed"])
         self.dataset: Any = pictures.dataset
@@ -48,9 +46,7 @@ class Evaluation:
 
     def run(self) -> None:
         """Draws, judges, writes pictures and evaluation.json."""
-        evaluators = {
-            name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()
-        }
+        evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
         reasons = {name: self._aside(evaluator.needs) for name, evaluator in evaluators.items()}
         judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
         self._draw_all(judged)
@@ -80,7 +76,7 @@ class Evaluation:
         """Why an evaluator cannot judge this dataset, or None."""
         if self._split(needs) is None:
             return f"the dataset has no split {needs.split}"
-        if needs.attributes and not (getattr(self.dataset, "classes", None) and getattr(self.dataset, "templates", None)):
+        if needs.attributes and not (getattr(self.dataset, "classes", 0) and getattr(self.dataset, "templates", 0)):
             return "the dataset declares no classes and templates"
         return None
 
@@ -141,7 +137,7 @@ class Evaluation:
             templates=getattr(self.dataset, "templates", None) or (),
             encode_captions=self.model.encode_captions,
             encode_images=lambda images: self.model.reconstruct(images)[0],
-            logit_scale=float(encoder.logit_scale.detach().exp()),
+            logit_scale=min(float(encoder.logit_scale.detach().exp()), 100.0),
         )
 
     def _evidence(self, positions: Sequence[int], needs: Needs) -> Evidence:
@@ -206,7 +202,7 @@ class Evaluation:
                 pictures.append(original)
             entries.append(entry | {"pictures": files, "scores": [float(s) for s in drawings.scores[:keep]]})
             rows.append((caption, pictures))
-        headers = [f"rank {rank + 1}" for rank in range(keep)] + ["the true picture, never seen"]
+        headers = [f"rank {rank + 1}" for rank in range(keep)] + ["true picture"]
         save_png(sheet(rows, headers=headers, title="Captions never seen"), self.directory.path / "sheet.png")
         return entries
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import mmgen
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.data.pictures import Pictures
-from mmgen.files import write_json
+from mmgen.errors import Interrupted
+from mmgen.files import read_json, write_json
 from mmgen.runs.directory import RunDirectory
 from mmgen.text_to_image import PARTS, open_trio
 from mmgen.tracking.report import summary, write_report
@@ -27,22 +31,24 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     console = Console(stderr=True)
     began = time.monotonic()
-    pictures = Pictures(registry.build("dataset", config["dataset"]))
-    with RunDirectory(path).lock():
-        directory = RunDirectory(path).create(config)
-        directory.update_status(state="running", stage="tokenizer", step=0, max_steps=0, seconds=0.0)
-        parts: dict[str, Part] = {}
-        for kind in PARTS:
-            parts[kind] = train_stage(_stage(kind, config), path / kind, pictures, parts.get("tokenizer"), None)
-        _write_lineage(directory, parts, pictures, config)
-        if not (path / "evaluation.json").is_file() or directory.status().state != "finished":
-            directory.update_status(stage="evaluation")
-            sampler = registry.build("sampler", config["sampler"])
-            evaluation = Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config)
-            evaluation.run()
-        report = write_report(path)
-        seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
-        directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
+    pictures = read_pictures(config["dataset"])
+    stages = {kind: _stage(kind, config) for kind in PARTS}
+    check_stages(list(stages.values()), pictures)
+    sampler = registry.build("sampler", config["sampler"])
+    with RunDirectory(path).lock() as directory:
+        check_new(directory, config["resume"])
+        with _status(directory.create(config)):
+            parts: dict[str, Part] = {}
+            for kind, stage in stages.items():
+                directory.update_status(stage=kind)
+                parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
+            if not _judged(directory, parts):
+                directory.update_status(stage="evaluation")
+                Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config).run()
+                _write_lineage(directory, parts, pictures, config)
+            report = write_report(path)
+            seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
+            directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
     console.print(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
@@ -59,13 +65,33 @@ def _stage(kind: str, config: dict[str, Any]) -> Stage:
         tracking=config["tracking"],
         seed=config["seed"],
         experiment=config["run"]["name"],
-        resume=config["resume"],
     )
 
 
-def _write_lineage(
-    directory: RunDirectory, parts: dict[str, Part], pictures: Pictures, config: dict[str, Any]
-) -> None:
+@contextmanager
+def _status(directory: RunDirectory) -> Iterator[None]:
+    """While the run goes on, and where it was left."""
+    directory.update_status(state="running")
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+        directory.update_status(state="preempted" if stopped else "failed")
+        raise
+
+
+def _judged(directory: RunDirectory, parts: dict[str, Part]) -> bool:
+    """Whether these very parts were judged to the end: the lineage is written after that."""
+    lineage, evaluation = directory.path / "lineage.json", directory.path / "evaluation.json"
+    if not (lineage.is_file() and evaluation.is_file()):
+        return False
+    recorded = read_json(lineage, trusted=True)["parts"]
+    return {kind: part["fingerprint"] for kind, part in recorded.items()} == {
+        kind: part.fingerprint for kind, part in parts.items()
+    }
+
+
+def _write_lineage(directory: RunDirectory, parts: dict[str, Part], pictures: Pictures, config: dict[str, Any]) -> None:
     """What made these pictures: the three checkpoints, the data, the config, the versions."""
     lineage = {
         "parts": {

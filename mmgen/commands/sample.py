@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmgen import registry
-from mmgen.files import write_atomic
-from mmgen.commands.source import fresh_directory, source_of
+from mmgen.commands.source import fresh_directory, refuse_in_use, source_of
 from mmgen.errors import ConfigError
+from mmgen.files import write_atomic
 from mmgen.images import save_png, sheet
 from mmgen.runs.progress import Bar
 from mmgen.text_to_image import Drawings, TextToImage, open_trio
@@ -24,6 +24,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     count, keep, seed = config["num_images"], config["keep"], config["seed"]
     if not 1 <= keep <= count:
         raise ConfigError(f"cannot keep {keep} of {count} images", code="MMG-C10", where="keep", fix=f"keep={count}")
+    refuse_in_use(config["out"])
     source = source_of(config["run"])
     sampler = registry.build("sampler", config["sampler"]) if config["sampler"] else None
     model = open_trio(source, sampler)

@@ -31,6 +31,22 @@ def source_of(run: str | None) -> Path:
     )
 
 
+def refuse_in_use(out: str | None) -> None:
+    """Raises ConfigError where `out` is a file, or a directory that holds something: neither is overwritten."""
+    path = Path(out) if out is not None else None
+    if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        number = 2
+        while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+            number += 1
+        raise ConfigError(
+            f"{quoted(out)} is in use" + ("" if path.is_file() else ": it holds files already"),
+            code="MMG-C22",
+            where="out",
+            why="nothing is overwritten",
+            fix=f"out={free}",
+        )
+
+
 def fresh_directory(asked: str | None, parent: str, title: str) -> Path:
     """A directory of its own for what is written: the one asked for, empty or new, or a new one under `parent`.
 
@@ -38,15 +54,8 @@ def fresh_directory(asked: str | None, parent: str, title: str) -> Path:
         ConfigError: the one asked for holds files, which are not overwritten.
     """
     if asked is not None:
+        refuse_in_use(asked)
         path = Path(asked)
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise ConfigError(
-                f"{quoted(asked)} is in use: it holds files already",
-                code="MMG-C22",
-                where="out",
-                why="nothing is overwritten",
-                fix=f"out={asked.rstrip('/')}-2",
-            )
         path.mkdir(parents=True, exist_ok=True)
         return path
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "pictures"

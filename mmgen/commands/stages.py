@@ -9,19 +9,21 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from mmgen import registry
 from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
-from mmgen.checkpoint.parts import Part, read_part, write_part
+from mmgen.checkpoint.parts import Part, load_weights, read_part, write_part
 from mmgen.data.module import PictureData
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError, ConfigError, Interrupted
+from mmgen.errors import CheckpointError, Interrupted
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.progress import Bar
@@ -44,7 +46,7 @@ class Stage:
     tracking: dict[str, Any]
     seed: int
     experiment: str
-    resume: str = "auto"
+    init_from: str | None = None  # the fingerprint of the part whose weights to start from
 
     def config(self, requires: Mapping[str, str], data: str) -> dict[str, Any]:
         """What decides the outcome: a directory made with another is not gone on with."""
@@ -56,6 +58,7 @@ class Stage:
             "seed": self.seed,
             "data": data,
             "requires": dict(requires),
+            **({"init_from": self.init_from} if self.init_from else {}),
         }
 
 
@@ -78,13 +81,6 @@ def train_stage(stage: Stage, path: Path, pictures: Pictures, tokenizer: Part | 
     requires = {"tokenizer": tokenizer.fingerprint} if stage.kind == "generator" and tokenizer else {}
     config = stage.config(requires, pictures.fingerprint)
     directory = RunDirectory(path)
-    if stage.resume == "never" and directory.status().state != "new":
-        raise ConfigError(
-            f"{path} holds a run already",
-            code="MMG-R03",
-            where="resume=never",
-            fix=f"run.name={directory.free_name()}, or resume=auto to go on with it",
-        )
     directory.create(config)
     if directory.status().state == "finished" and (directory.model / "manifest.json").is_file():
         return read_part(directory.model, trusted=True)
@@ -102,9 +98,9 @@ class _Training:
     def run(self, requires: Mapping[str, str], init_from: Part | None) -> Part:
         stage = self.stage
         torch.manual_seed(stage.seed)
-        component, arguments, text_tokenizer = self._component()
+        component, arguments, text_tokenizer = self._component(init_from)
         if init_from is not None:
-            component.load_state_dict(init_from.tensors)
+            load_weights(component, init_from, f"the {stage.kind}'s options as they were, or another init_from")
         task = TASKS[stage.kind](
             component,
             optimizer=stage.task["optimizer"],
@@ -135,7 +131,7 @@ class _Training:
         self.directory.update_status(state="finished")
         return part
 
-    def _component(self) -> tuple[Any, dict[str, Any], BpeTextTokenizer | None]:
+    def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], BpeTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
         kind = self.stage.kind
         arguments: dict[str, Any] = {}
@@ -152,7 +148,10 @@ class _Training:
         if "grid" in built:
             built["grid"] = tuple(built["grid"])
         if kind in ("generator", "encoder"):
-            text_tokenizer = BpeTextTokenizer.train(self._training_captions(), **self.stage.task["text_tokenizer"])
+            if init_from is not None and init_from.text_tokenizer is not None:
+                text_tokenizer = BpeTextTokenizer.from_json(init_from.text_tokenizer)  # what its ids mean
+            else:
+                text_tokenizer = BpeTextTokenizer.train(self._training_captions(), **self.stage.task["text_tokenizer"])
             built["text_tokenizer"] = text_tokenizer
         return registry.build(kind, self.stage.component, **built), arguments, text_tokenizer
 
@@ -205,7 +204,7 @@ class _Training:
             )
 
         status("running", start)
-        _quieten_lightning()
+        quieten_lightning()
         with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps", done=start) as bar:
             callbacks = [
                 stop,
@@ -223,6 +222,8 @@ class _Training:
             trainer = self._trainer(logger, callbacks)
             try:
                 trainer.fit(task, data, ckpt_path=checkpoint)
+            except SIGTERMException:  # it came before the first step: Lightning's own way of ending then
+                stop.received = stop.received or SIGTERM
             except BaseException:
                 status("failed", trainer.global_step)
                 raise
@@ -231,14 +232,12 @@ class _Training:
             raise Interrupted(
                 stop.received,
                 f"stopped: the {self.stage.kind} is saved at step {trainer.global_step} of {self.max_steps}; "
-                "the same command goes on from there",
+                f"the same command with run.name={self.stage.experiment} goes on from there",
             )
         status("running", trainer.global_step)  # finished once the part is written
 
     def _trainer(self, logger: RunLogger, callbacks: list[pl.Callback]) -> pl.Trainer:
-        options = {key: value for key, value in self.stage.trainer.items() if key != "logger"}
-        options["default_root_dir"] = str(self.directory.path)
-        options["val_check_interval"] = _validation_interval(options.get("val_check_interval"), self.max_steps)
+        options = {**trainer_options(self.stage), "default_root_dir": str(self.directory.path)}
         return pl.Trainer(**options, logger=logger, callbacks=callbacks, plugins=[SafeCheckpointIO()])
 
 
@@ -247,8 +246,8 @@ def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
     image_tokenizer = load_part(tokenizer, trusted=True)
     if tuple(pictures.shape) != (image_tokenizer.image_size,) * 2:
         raise CheckpointError(
-            f"the image tokenizer was trained on {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",
-            code="MMG-K07",
+            f"the image tokenizer reads {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",
+            code="MMG-K09",
             fix=f"dataset.image_size={image_tokenizer.image_size}",
         )
     codes = []
@@ -260,16 +259,21 @@ def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
     return torch.cat(codes)
 
 
-def _validation_interval(asked: Any, max_steps: int) -> Any:
-    """A count of steps longer than the training would be refused by Lightning; then it validates at the end."""
-    return min(asked, max_steps) if isinstance(asked, int) else asked
+def trainer_options(stage: Stage) -> dict[str, Any]:
+    """The Trainer's arguments that a config holds. Validations further apart than the training is long would be refused
+    by Lightning; then there is one at the end."""
+    options = {key: value for key, value in stage.trainer.items() if key != "logger"}
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int):
+        options["val_check_interval"] = min(interval, int(stage.trainer["max_steps"]))
+    return options
 
 
 def _step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Lightning's tips and advice would hide what matters; its errors are raised, not printed."""
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

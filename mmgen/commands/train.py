@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mmgen import registry
-from mmgen.checkpoint.parts import Part
+from mmgen.checkpoint.parts import Part, check_requires
+from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.stages import Stage, train_stage
-from mmgen.data.pictures import Pictures
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.runs.directory import RunDirectory, finished_runs
 from mmgen.text_to_image import read_parts
@@ -29,7 +28,6 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         tracking=config["tracking"],
         seed=config["seed"],
         experiment=config["run"]["name"],
-        resume=config["resume"],
     )
     console = Console(stderr=True)
     tokenizer = None
@@ -37,8 +35,13 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"]))
         console.print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
     init_from = _part(config["init_from"], kind, "init_from") if config["init_from"] else None
-    pictures = Pictures(registry.build("dataset", config["dataset"]))
-    with RunDirectory(path).lock():
+    if init_from is not None:
+        stage.init_from = init_from.fingerprint
+        check_requires({kind: init_from, **({"tokenizer": tokenizer} if tokenizer else {})})
+    pictures = read_pictures(config["dataset"])
+    check_stages([stage], pictures)
+    with RunDirectory(path).lock() as directory:
+        check_new(directory, config["resume"])
         part = train_stage(stage, path, pictures, tokenizer, init_from)
         report = write_report(path)
     print(f"{kind} {part.fingerprint[:12]}: {path / 'model'}\nreport: {report}")
@@ -68,7 +71,7 @@ def _part(source: str, kind: str, key: str) -> Part:
         return parts[kind]
     raise CheckpointError(
         f"{quoted(source)} holds no {kind}, only {', '.join(parts)}",
-        code="MMG-K06",
+        code="MMG-K05",
         where=key,
         fix=f"{key}=RUN, a run or export with a trained {kind}",
     )

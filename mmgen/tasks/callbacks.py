@@ -47,8 +47,16 @@ class StopOnSignal(pl.Callback):
             os._exit(128 + number)  # the last checkpoint is whole: files are renamed into place
         self.received = number
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if self.received is not None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Lightning has put a handler of its own before ours by now; after a SIGTERM it would leave half a step."""
+        for number in self._before:
+            signal.signal(number, self._receive)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Gradients gathered for half a step are in no checkpoint: the rest of the step comes first.
+        if self.received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             trainer.should_stop = True
 
 

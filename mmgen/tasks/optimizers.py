@@ -14,15 +14,17 @@ from mmgen.errors import ConfigError
 from mmgen.tasks.muon import MuonAdamW
 
 OPTIMIZERS = ("adamw", "muon")
+TABLES = ("embedding", "position", "codebook")  # how a bare parameter's name ends that is looked up in or added
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as both papers do."""
+    """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as in CLIP."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    decayed, others = [], []
-    for parameter in module.parameters():
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or id(parameter) in embeddings
+            plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(TABLES)
             (others if plain else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
@@ -36,36 +38,46 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay).
-
-    Raises:
-        ConfigError: an unknown name, or Muon for a component without blocks of matrices.
-    """
+def check_optimizer(module: nn.Module, options: Mapping[str, Any], key: str = "task.optimizer.name") -> None:
+    """Raises ConfigError, at `key`, for an unknown name, or Muon for a component without blocks of matrices."""
     if options["name"] not in OPTIMIZERS:
         raise ConfigError(
             f"unknown optimizer {options['name']!r}",
             code="MMG-C05",
-            where="task.optimizer.name",
-            fix=f"task.optimizer.name={OPTIMIZERS[0]}",
+            where=key,
+            fix=f"{key}={OPTIMIZERS[0]}",
         )
+    if options["name"] == "muon" and not hidden_matrices(module):
+        raise ConfigError(
+            "muon needs a component with blocks of matrices, a transformer",
+            code="MMG-C05",
+            where=key,
+            fix=f"{key}=adamw",
+        )
+
+
+def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay).
+
+    Raises:
+        ConfigError: see `check_optimizer`.
+    """
+    check_optimizer(module, options)
     beta1, beta2 = options["betas"]
     groups = parameter_groups(module, options["weight_decay"])
     if options["name"] == "adamw":
         return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
     matrices = hidden_matrices(module)
-    if not matrices:
-        raise ConfigError(
-            "muon needs a component with blocks of matrices, a transformer",
-            code="MMG-C05",
-            where="task.optimizer.name",
-            fix="task.optimizer.name=adamw",
-        )
     taken = {id(parameter) for parameter in matrices}
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
     return MuonAdamW(
-        matrices, groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], weight_decay=options["weight_decay"]
+        matrices,
+        groups,
+        lr=options["lr"],
+        betas=(beta1, beta2),
+        eps=options["eps"],
+        weight_decay=options["weight_decay"],
     )
 
 

@@ -60,7 +60,7 @@ class Task(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
         loss, logs = self.component.training_loss(batch, self.global_step)
         if not torch.isfinite(loss):
-            raise self._not_finite("the loss", float(loss), batch)
+            raise self._not_finite("the loss", float(loss.detach()), batch)
         self._batch = batch
         self._log("train", {"loss": loss.detach(), **logs}, len(batch["caption"]))
         return loss
@@ -73,7 +73,9 @@ class Task(pl.LightningModule):
         lr = optimizer.param_groups[0]["lr"]
         self._log("train", {"grad_norm": norm, "lr": lr}, len(self._batch["caption"]))
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average follows at once: whatever a callback saves after the step holds it."""
+        super().optimizer_step(*args, **kwargs)
         self.ema.update(self.component)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
