@@ -25,6 +25,7 @@ COMMANDS = ("run", "train", "sample", "classify", "export", "plugins")
 TAKE_POSITIONALS = ("sample", "classify", "export")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
+VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
 
 
@@ -155,6 +156,8 @@ def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
                     where="command line",
                     fix="--config-dir=DIRECTORY",
                 )
+        elif value not in VALUES.get(name, (value,)):
+            raise _unknown(f"value of {name}", value, VALUES[name], f"{name}={VALUES[name][0]}")
         else:
             found.flags.append(f"{name}={value}")
     else:

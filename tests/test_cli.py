@@ -181,6 +181,8 @@ def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
         (["classify", "--confg-dir=x"], "did you mean --config-dir?"),
         (["classify", "--config-dir", "nowhere"], "no directory"),
         (["classify", "--config-dir"], "wants a value"),
+        (["classify", "--cfg=jobb"], "did you mean job?"),
+        (["classify", "-m", "run=a,b", "hydra.sweeper.no_such=1"], "no_such"),
         (["train", *CHOICES, "generator"], "takes no 'generator'"),
         (["train", *CHOICES, "tokenizer=toyy"], "fix: tokenizer=toy"),
         (["train", *CHOICES, "tokenizer.widht=3"], "did you mean tokenizer.width?"),

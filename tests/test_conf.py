@@ -202,6 +202,12 @@ def test_a_value_that_hydras_grammar_refuses_is_taken_as_it_stands(toys: Path):
         assert train(f"dataset.path={quoted}".replace(", ", " "))["dataset"]["path"] == path.replace(", ", " ")
 
 
+@pytest.mark.parametrize("name", ["2026_11", "1e3", "007", "1.50", "true", "null-1", "'quoted'"])
+def test_text_that_looks_like_a_number_stays_text(toys: Path, name: str):
+    assert train(f"run.name={name}")["run"]["name"] == name.strip("'")
+    assert train("tokenizer.rate=1e-3")["tokenizer"]["rate"] == 0.001
+
+
 # --- errors, all at once ---------------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from mmgen.commands import composition
+from mmgen.commands.mistakes import translate
 from mmgen.commands.overrides import swept
 from mmgen.commands.places import places
 from mmgen.errors import MmgenError
@@ -55,6 +58,8 @@ def launch(
             run(_sweep_job(command, positionals, swept(checked)) if multirun else job)()
     except JobFailed:
         return FAILED_PARTS
+    except (HydraException, OmegaConfBaseException) as error:  # of a launcher or a sweeper
+        raise translate(error) from error
     return job.finished()
 
 

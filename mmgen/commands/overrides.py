@@ -6,6 +6,7 @@ is known is for the types to say (`composition.check`), so that a `+` hides noth
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -20,8 +21,9 @@ from hydra.errors import HydraException
 from mmgen import registry
 from mmgen.commands import places
 from mmgen.commands.places import Place
-from mmgen.commands.schema import STAGES
+from mmgen.commands.schema import COMMANDS, STAGES
 from mmgen.errors import ConfigError, ConfigErrors, quoted
+from mmgen.options import options_of
 from mmgen.spelling import nearest
 
 QUICKSTART_FIX = "pip install -e plugins/mmgen-emoji; or your own pictures: dataset=folder dataset.path=DIRECTORY"
@@ -53,13 +55,19 @@ class Request:
             *(self._choice(o) for o in self.choices),
             *(f"{group}={near}" for group, near in self.guessed.items() if near),
             *self._spread(),
-            *(f"++{o.key_or_group}={text_of(o)}" for o in self.values),
+            *(f"++{o.key_or_group}={self._value(o)}" for o in self.values),
         ]
 
     def _choice(self, override: Override) -> str:
         """With a + where the command's own YAML does not mention the group."""
         key = override.key_or_group + (f"@{override.package}" if override.package else "")
         return f"{'' if key in mentioned(self.command) else '+'}{key}={text_of(override)}"
+
+    def _value(self, override: Override) -> str:
+        """As it was written; a text that Hydra takes for a number is quoted, since 2026_11 is 202611 to it."""
+        value, written = override.value(), text_of(override)
+        number = isinstance(value, int | float) and str(value) != written
+        return f"'{written}'" if number and _is_text(self.command, override.key_or_group) else written
 
     def _spread(self) -> list[str]:
         """`trainer.KEY=…` counts for every stage, whatever a YAML says of a stage."""
@@ -84,6 +92,15 @@ class Request:
             for value in _values(override)[1:]:
                 found.append([*first[:i], f"{texts[i].partition('=')[0]}={value}", *first[i + 1 :]])
         return found
+
+
+def _is_text(command: str, key: str) -> bool:
+    """Whether a key of the command's own, not of a component's, holds text."""
+    hint: Any = COMMANDS[command]  # a dataclass, then what its fields hold
+    for part in key.split("."):
+        option = options_of(hint).get(part) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
+        hint = option.type if option else None
+    return hint is str or str in getattr(hint, "__args__", ())
 
 
 def _values(override: Override) -> list[str]:

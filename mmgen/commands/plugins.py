@@ -57,7 +57,7 @@ def everything() -> list[Component]:
 
 
 def named(name: str) -> list[Component]:
-    """The components of a name, "kind/name", or "module:Class"; one name may be used in several kinds.
+    """The components of a name, or of "kind/name"; one name may be used in several kinds.
 
     Raises:
         ConfigError: there is none.
