@@ -44,7 +44,25 @@ def test_the_codebook_s_use(sample, number):
     assert usage.value == 3 / 8
     # 3 of code 5, 2 of code 7, 2 of code 2, and one more 5: counts 4, 2, 2
     assert perplexity.value == pytest.approx(2**1.5)
-    assert "8 drawn on" in perplexity.note
+    assert perplexity.note == "of 8 codes, over the judged pictures"
+
+
+def test_the_codebook_s_use_is_counted_over_the_training_pictures_where_they_are_at_hand(sample, number):
+    every = torch.rand(4, 3, 16, 16)
+    codes = {0: 5, 1: 5, 2: 6, 3: 1}  # the last is judged, not trained on
+
+    def encode(images):
+        assert torch.equal(images, every[:3])
+        return torch.tensor([codes[i] for i in range(len(images))]).view(-1, 1, 1)
+
+    setting = Setting("val", codebook_size=100, all_images=every, train_positions=[0, 1, 2], encode_images=encode)
+    made = evidence(sample, every[3:], every[3:], torch.tensor([[[1]]]))
+    findings = judge(Reconstruction(baseline=False), setting, made)
+    assert number(findings, "reconstruction/codebook_usage").value == 0.02
+    perplexity = number(findings, "reconstruction/codebook_perplexity")
+    assert perplexity.value == pytest.approx(3 / 2 ** (2 / 3))  # exp of the entropy of (2/3, 1/3)
+    assert "over the training pictures" in perplexity.note
+    assert "collapsed" in perplexity.note  # under 5 of 100
 
 
 def test_ssim_is_torchmetrics_own_over_all_chunks(sample, number):
