@@ -85,7 +85,8 @@ class ConfigErrors(ConfigError):
     def __init__(self, errors: list[ConfigError]) -> None:
         assert errors
         self.errors = errors
-        super().__init__(errors[0].what, code=errors[0].code, where=errors[0].where, why=errors[0].why, fix=errors[0].fix)
+        first = errors[0]
+        super().__init__(first.what, code=first.code, where=first.where, why=first.why, fix=first.fix)
 
     def render(self) -> str:
         """One error in its own lines; of several, one line each (the first five) with the fix beside it."""

@@ -70,9 +70,9 @@ class KVCache:
         cls, layers: int, batch: int, heads: int, positions: int, head_dim: int, like: Tensor | None = None
     ) -> KVCache:
         """A cache for `positions` positions, with the dtype and device of `like`."""
-        options = {} if like is None else {"dtype": like.dtype, "device": like.device}
+        like = torch.empty(0) if like is None else like
         shape = (layers, batch, heads, positions, head_dim)
-        return cls(torch.zeros(shape, **options), torch.zeros(shape, **options))
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores (B,H,K_new,K) after the last position of a layer; returns all that the layer may look at.

@@ -277,8 +277,13 @@ def open_trio(path: str | Path, sampler: Sampler | None = None, *, trusted: bool
     parts = read_parts(path, trusted=trusted)
     components = {kind: load_part(part, trusted=trusted) for kind, part in parts.items()}
     fingerprints = {kind: part.fingerprint for kind, part in parts.items()}
-    sampler = sampler or registry.build("sampler", recorded_sampler(path), trusted=False)
-    return TextToImage(**components, sampler=sampler, fingerprints=fingerprints)
+    return TextToImage(
+        tokenizer=components.get("tokenizer"),
+        generator=components.get("generator"),
+        encoder=components.get("encoder"),
+        sampler=sampler or registry.build("sampler", recorded_sampler(path), trusted=False),
+        fingerprints=fingerprints,
+    )
 
 
 def recorded_sampler(path: str | Path) -> dict[str, Any]:

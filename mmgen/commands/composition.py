@@ -1,6 +1,6 @@
 """From the command line to a checked config: every error told at once, before anything heavy is imported.
 
-`prepare` composes the config a first time and holds it against the types of `schema` and of the chosen components; an
+`checked` composes the config a first time and holds it against the types of `schema` and of the chosen components; an
 unknown key is found there, wherever it was written and with whatever prefix. Hydra then composes again under
 `hydra.main`, which knows sweeps and launchers, and `finish` gives the command a plain, complete mapping.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import yaml
@@ -30,12 +30,24 @@ from mmgen.errors import ConfigError, ConfigErrors, PluginError, quoted
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
+class Checked(NamedTuple):
+    """A config that was found good: the overrides to give Hydra, and what they make (of a sweep, its first job)."""
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+
 def prepare(command: str, texts: list[str], where: list[Place], multirun: bool = False) -> list[str]:
-    """Checks the whole config; gives the overrides for Hydra.
+    """Checks the whole config; gives the overrides for Hydra. Arguments and errors are those of `checked`."""
+    return checked(command, texts, where, multirun).overrides
+
+
+def checked(command: str, texts: list[str], where: list[Place], multirun: bool = False) -> Checked:
+    """Composes the config and checks all of it.
 
     Args:
         texts: the overrides as they were written.
-        where: the places of YAML (`presets.places`).
+        where: the places of YAML (`places.places`).
 
     Raises:
         ConfigErrors: everything that is wrong with the config.
@@ -44,35 +56,36 @@ def prepare(command: str, texts: list[str], where: list[Place], multirun: bool =
     presets.enable(where)
     request = read(command, texts, where, multirun)
     deleted: list[str] = []
+    config: dict[str, Any] = {}
     try:
-        cfg: DictConfig | None = None
-        for variant in request.variants():
-            cfg = _compose_and_check(request, variant)
-        deleted += [line_of(o) for o in request.deletions if cfg is not None and _deletable(request, o, cfg)]
+        for variant in reversed(request.variants()):
+            cfg, config = _compose_and_check(request, variant)
+        deleted += [line_of(o) for o in request.deletions if _deletable(request, o, cfg)]
         if deleted and not request.errors:
-            _compose_and_check(request, [*request.variants()[0], *deleted])
+            _, config = _compose_and_check(request, [*request.variants()[0], *deleted])
     except PluginError:
         if not request.errors:
             raise  # else the config is to be mended first
     if request.errors:
         raise ConfigErrors(mistakes.distinct(request.errors))
-    return [*request.hydra, *request.rewritten(), *deleted]
+    return Checked([*request.hydra, *request.rewritten(), *deleted], config)
 
 
-def _compose_and_check(request: Request, overrides: list[str]) -> DictConfig | None:
+def _compose_and_check(request: Request, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """As Hydra composes it, and as a command gets it; what is wrong is collected in the request."""
     presets.PresetSource.loaded.clear()
     try:
         cfg = compose(request.command, [*request.hydra, *overrides])
     except ConfigErrors as several:
         request.errors += several.errors
-        return None
+        return DictConfig({}), {}
     except ConfigError as error:
         request.errors.append(error)
-        return None
+        return DictConfig({}), {}
     config, errors = check(request.command, cfg)
     errors += _unused(request, config)
     request.errors += mistakes.told(errors, request, config, places.groups(request.where))
-    return cfg
+    return cfg, config
 
 
 def _unused(request: Request, config: Mapping[str, Any]) -> list[ConfigError]:
@@ -104,7 +117,7 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
 def finish(command: str, cfg: DictConfig) -> dict[str, Any]:
     """The composed config as a plain mapping: resolved, complete, checked.
 
-    Raises: as `prepare`.
+    Raises: as `checked`.
     """
     config, errors = check(command, cfg)
     if errors:
@@ -211,6 +224,8 @@ def _deletable(request: Request, override: Override, cfg: DictConfig) -> bool:
     key = override.key_or_group
     if key in places.groups(request.where):
         return key in mentioned(request.command)
+    if not cfg:
+        return False  # it could not be composed, which is told
     section, _, leaf = key.rpartition(".")
     holder = OmegaConf.select(cfg, section) if section else cfg
     if isinstance(holder, DictConfig) and leaf in holder:

@@ -40,7 +40,7 @@ def _widths(width: int, levels: int) -> list[int]:
 
 
 class ImageEncoder(nn.Module):
-    """Pictures (B,3,H,W) in [-1,1] to (B,out_channels,h,w): space to depth, convolution, residual blocks, at each level.
+    """Pictures (B,3,H,W) in [-1,1] to (B,out_channels,h,w): at each level space to depth, convolution, residual blocks.
 
     Beside the convolutions runs a linear map of each patch, which starts as an isometry while they start at zero: an
     untrained tokenizer is k-means on patches, and training goes on from there instead of from noise.

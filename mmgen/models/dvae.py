@@ -88,7 +88,7 @@ class Dvae(nn.Module):
         return to_unit(self.decoder(F.embedding(indices, self.codebook).permute(0, 3, 1, 2)))
 
     def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]:
-        """Squared error plus the weighted KL to the uniform prior: the paper's negative ELB, up to the likelihood's form."""
+        """Squared error plus the weighted KL to the uniform prior: the paper's ELB but for the likelihood's form."""
         logits = self.logits(batch["image"])
         tau = cosine(self.tau_start, self.tau_end, step, self.tau_steps)
         kl_weight = cosine(0.0, self.kl_weight, step, self.kl_steps)

@@ -111,7 +111,8 @@ class Transformer(nn.Module):
         if embed_dim % num_heads:
             fits = [n for n in range(1, embed_dim + 1) if embed_dim % n == 0 and embed_dim // n >= 16]
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}; these do: {fits}")
-        for name, share in (("text_weight", text_weight), ("caption_dropout", caption_dropout), ("token_noise", token_noise)):
+        shares = {"text_weight": text_weight, "caption_dropout": caption_dropout, "token_noise": token_noise}
+        for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0,1], got {share}")
         self.text_tokenizer = text_tokenizer

@@ -45,7 +45,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, features: Tensor, indices: Tensor) -> None:
-        """One step of the moving averages, then unused codes are revived. The first call places all codes on features."""
+        """One step of the moving averages, then unused codes are revived. The first call puts all codes on features."""
         if not self.started:
             self._restart(torch.ones_like(self.counts, dtype=torch.bool), features)
             self.started.fill_(True)

@@ -32,7 +32,9 @@ class Emoji:
         RuntimeError: the installed pictures are not the ones that the splits were made for.
     """
 
-    attribution = "Pictures: Twemoji, © Twitter, Inc and other contributors, CC BY 4.0 (creativecommons.org/licenses/by/4.0)"
+    attribution = (
+        "Pictures: Twemoji, © Twitter, Inc and other contributors, CC BY 4.0 (creativecommons.org/licenses/by/4.0)"
+    )
     templates: Sequence[str] = ("{name} with {tone} skin tone",)
 
     def __init__(self, image_size: int = 32) -> None:

@@ -98,7 +98,8 @@ def _plain(characters: str) -> str:
 
 def _is_country_flag(characters: str) -> bool:
     """Two regional indicators, or the black flag followed by the tags of a region."""
-    return "\U0001f1e6" <= characters[0] <= "\U0001f1ff" or (characters[0] == "\U0001f3f4" and "\U000e0062" < characters[-1])
+    region = characters[0] == "\U0001f3f4" and characters[-1] == "\U000e007f"
+    return region or "\U0001f1e6" <= characters[0] <= "\U0001f1ff"
 
 
 def _category(plain: str, categories: dict[str, str]) -> str:

