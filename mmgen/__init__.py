@@ -32,7 +32,7 @@ def load(path: str) -> TextToImage:
 
 
 def build(kind: str, config: dict[str, Any] | str, **arguments: Any) -> Any:
-    """Builds a component from its registry name, or from a config that holds the name: `build("sampler", "autoregressive")`.
+    """Builds a component from its registry name, or from a config that holds it: `build("sampler", "autoregressive")`.
 
     Args:
         kind: one of dataset, tokenizer, generator, encoder, sampler, evaluator.
