@@ -45,8 +45,8 @@ def toys(install: Install) -> Path:
     }
     entries["mmgen.dataset"] = {"toy": "toys:Dataset"}
     entries["mmgen.evaluator"] = {"judge": "toys:Judge", "other": "toys:Other"}
-    entries["mmgen.configs"] = {"toys": "toys_conf"}
-    files = {"toys.py": TOYS, "toys_conf/__init__.py": "raise SystemExit('presets are read without importing')"}
+    entries["mmgen.configs"] = {"toys": "toys_presets.conf"}
+    files = {"toys.py": TOYS, "toys_presets/__init__.py": "raise SystemExit('presets are read without importing')"}
     return install("toys", entries, files)
 
 
@@ -58,8 +58,7 @@ def train(*overrides: str, config_dir: Path | None = None) -> dict[str, Any]:
 
 
 def composed(command: str, *overrides: str, config_dir: Path | None = None) -> dict[str, Any]:
-    checked = composition.prepare(command, list(overrides), places.places(config_dir))
-    return composition.finish(command, composition.compose(command, checked))
+    return composition.checked(command, list(overrides), places.places(config_dir)).config
 
 
 def errors_of(command: str, *overrides: str, config_dir: Path | None = None) -> list[MmgenError]:
@@ -134,6 +133,13 @@ def test_the_whole_config_is_there_with_defaults(toys: Path):
     assert config["trainer"]["accelerator"] == "cpu"
     assert config["trainer"]["enable_progress_bar"] is False
     assert "hydra" not in config
+
+
+def test_what_was_checked_is_what_hydra_composes(toys: Path):
+    said = ["tokenizer.width=16", "~trainer.logger", "+seed=3", "trainer.max_steps=7", "debug=profile", "run.name=x"]
+    checked = composition.checked("run", [*CHOICES, *said], places.places())
+    assert composition.finish("run", composition.compose("run", checked.overrides)) == checked.config
+    assert checked.config["stages"]["encoder"]["trainer"]["max_steps"] == 7
 
 
 def test_keys_that_no_yaml_mentions_need_no_plus(toys: Path):
@@ -401,7 +407,7 @@ def test_an_experiments_options_of_another_component_are_explained(toys: Path, t
 
 
 def test_a_preset_named_like_its_component_does_not_recurse(toys: Path, tmp_path: Path):
-    write(toys / "toys_conf", {"generator/toy.yaml": "defaults: [toy, _self_]\nwidth: 64"})
+    write(toys / "toys_presets" / "conf", {"generator/toy.yaml": "defaults: [toy, _self_]\nwidth: 64"})
     assert train()["generator"] == {"name": "toy", "width": 64, "rate": 0.5, "mode": "a"}
     assert train("generator=toy@toys")["generator"]["width"] == 8, "the component itself"
     mine = write(tmp_path / "mine", {"sampler/toy.yaml": "defaults: [toy, _self_]\nwidth: 65"})
@@ -409,7 +415,7 @@ def test_a_preset_named_like_its_component_does_not_recurse(toys: Path, tmp_path
 
 
 def test_a_preset_may_start_from_a_preset_or_a_distributions_component(toys: Path):
-    write(toys / "toys_conf", {
+    write(toys / "toys_presets" / "conf", {
         "generator/big.yaml": "defaults: [toy@toys, _self_]\nwidth: 64",
         "generator/huge.yaml": "defaults: [big, _self_]\nrate: 0.1",
     })  # fmt: skip
@@ -417,7 +423,7 @@ def test_a_preset_may_start_from_a_preset_or_a_distributions_component(toys: Pat
 
 
 def test_several_evaluators_with_presets_keep_apart(toys: Path):
-    write(toys / "toys_conf", {
+    write(toys / "toys_presets" / "conf", {
         "evaluator/judge_few.yaml": "defaults: [judge, _self_]\npictures: 10",
         "evaluator/judge_test.yaml": "defaults: [judge_few, _self_]\nsplit: test",
     })  # fmt: skip
@@ -438,7 +444,7 @@ def test_an_experiment_may_set_an_evaluator_that_is_not_chosen(toys: Path, tmp_p
 
 
 def test_two_presets_of_one_name_are_refused_when_chosen(toys: Path, install: Install):
-    write(toys / "toys_conf", {"generator/big.yaml": "defaults: [toy, _self_]"})
+    write(toys / "toys_presets" / "conf", {"generator/big.yaml": "defaults: [toy, _self_]"})
     install(
         "more", {"mmgen.configs": {"more": "more_conf"}}, {"more_conf/generator/big.yaml": "defaults: [toy, _self_]"}
     )
