@@ -11,6 +11,8 @@ from textwrap import dedent
 
 import pytest
 
+from tests.tiny import QUIET, RUN, mmgen, write_pictures
+
 Install = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -75,3 +77,13 @@ def command(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run of all three stages (see `tests.tiny`); not to be written in."""
+    work = tmp_path_factory.mktemp("finished")
+    write_pictures(work / "pictures")
+    result = mmgen("run", "run.name=tiny", *RUN, QUIET, cwd=work)
+    assert result.returncode == 0, result.stderr
+    return work / "runs" / "tiny"

@@ -193,7 +193,7 @@ class _Training:
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
         start = _step_of(checkpoint)
-        MetricsFile(self.directory.metrics_file).drop_after(start)
+        MetricsFile(self.directory.metrics_file).drop_after(start - 1)  # a row's step counts from 0
         before = self.directory.status().seconds
         began = time.monotonic()
 
