@@ -98,6 +98,7 @@ class ImageDecoder(nn.Module):
     def invert(self, encoder: ImageEncoder) -> None:
         """Starts the linear map of the first three output channels as the transpose of the encoder's isometry."""
         self.patches.weight[:, :3].copy_(encoder.patches.weight)
+        assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
 
 

@@ -95,6 +95,7 @@ class Clip(nn.Module):
         nn.init.normal_(self.text_embedding.weight, std=0.02)
         for blocks, layers in ((self.image_blocks, image_layers), (self.text_blocks, text_layers)):
             for block in blocks:
+                assert isinstance(block, EncoderBlock)
                 width = block.out.in_features
                 nn.init.normal_(block.qkv.weight, std=width**-0.5)
                 nn.init.normal_(block.out.weight, std=width**-0.5 * (2 * layers) ** -0.5)

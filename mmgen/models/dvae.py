@@ -103,5 +103,5 @@ class Dvae(nn.Module):
         error = F.mse_loss(output, to_signed(batch["image"]))
         psnr = -10 * (to_unit(output.detach()) - batch["image"]).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
         logs: Logs = {"reconstruction": error.detach(), "kl": kl.detach(), "psnr": psnr.mean()}
-        logs |= {"tau": tau, "kl_weight": kl_weight} | codebook_use(logits.argmax(1), self.codebook_size)
-        return error + kl_weight * kl, logs
+        logs |= {"tau": tau, "kl_weight": kl_weight}
+        return error + kl_weight * kl, logs | codebook_use(logits.argmax(1), self.codebook_size)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from mmgen.errors import CheckpointError, ConfigError, MmgenError, quoted
 from mmgen.files import is_leftover, read_json, remove_leftovers, require_space, write_atomic, write_json

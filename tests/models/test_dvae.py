@@ -123,8 +123,8 @@ def test_every_weight_gets_a_gradient(batch):
 def test_it_learns_eight_pictures():
     model = make(codebook_size=32, codebook_dim=48, tau_steps=60, kl_weight=0.0).train()
     batch = small_batch(16, count=8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(120):
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)  # at 1e-2 a collapse now and then, by the last bits
+    for step in range(150):
         loss, _ = model.training_loss(batch, step)
         optimizer.zero_grad()
         loss.backward()
@@ -132,7 +132,7 @@ def test_it_learns_eight_pictures():
     images = batch["image"]
     chance = -10 * (images - images.mean(0)).square().mean((1, 2, 3)).log10().mean()  # their mean, for each of them
     with torch.no_grad():
-        assert float(model.eval().training_loss(batch, 120)[1]["psnr"]) > float(chance) + 8
+        assert float(model.eval().training_loss(batch, 150)[1]["psnr"]) > float(chance) + 8
 
 
 def test_it_conforms():
