@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
 from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
+from mmgen.data.asked import check_caption, check_labels
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
 from mmgen.images import decode
 from mmgen.protocols import Encoder, Generator, Sampler, Tokenizer
 from mmgen.runs.directory import RunDirectory
@@ -121,12 +122,14 @@ class TextToImage:
         keep: int | None = None,
         seed: int = 1,
         progress: Progress | None = None,
+        cut: bool = False,
     ) -> list[Drawings]:
-        """`generate` for many captions at once, which share batches. `progress` counts finished pictures."""
+        """`generate` for many captions at once, which share batches. `progress` counts finished pictures; with `cut`, a
+        caption that is too long is cut, as it is in training."""
         generator, tokenizer, encoder = (self.part(kind) for kind in ("generator", "tokenizer", "encoder"))
-        for owner in (generator, encoder):
+        for owner in () if cut else (generator, encoder):
             for caption in captions:
-                _check_caption(caption, owner.text_tokenizer)
+                check_caption(caption, owner.text_tokenizer)
         text_tokens = generator.text_tokenizer.encode(captions)
         tokens = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress)
         images = _in_batches(lambda t: tokenizer.decode(t.view(-1, *tokenizer.grid)), tokens.flatten(0, 1))
@@ -141,7 +144,12 @@ class TextToImage:
 
     @torch.no_grad()
     def classify(
-        self, image: Tensor | str | Path, labels: Sequence[str], templates: Sequence[str] = ("{}",)
+        self,
+        image: Tensor | str | Path,
+        labels: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        *,
+        cut: bool = False,
     ) -> dict[str, float]:
         """Classifies a picture by naming the classes (CLIP, section 3.1).
 
@@ -149,21 +157,23 @@ class TextToImage:
             image: (3,H,W) in [0,1], or a file.
             labels: what it may show; at least one, none twice.
             templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
+            cut: whether a label that is too long is cut instead of refused.
 
         Returns:
             Each label's share, the largest first; they add up to one.
 
         Raises:
-            ConfigError: no labels, an empty or repeated one, a template without a place.
+            ConfigError: no labels, one that is empty, repeated or too long, a template without a place.
         """
         encoder = self.part("encoder")
-        _check_labels(labels, templates)
+        check_labels(labels, templates)
+        captions = [[template.replace("{}", label) for label in labels] for template in templates]
+        for caption in () if cut else (text for texts in captions for text in texts):
+            check_caption(caption, encoder.text_tokenizer)
         if not isinstance(image, Tensor):
             image = decode(image, size=encoder.image_size)
         picture = F.interpolate(image[None], (encoder.image_size, encoder.image_size), mode="area")
-        features = torch.stack(
-            [self.encode_captions([template.format(label) for label in labels]) for template in templates]
-        )
+        features = torch.stack([self.encode_captions(texts) for texts in captions])
         classes = F.normalize(features.mean(0), dim=-1)
         logits = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp() * (self.encode_images(picture) @ classes.T)[0]
         shares = logits.softmax(0)
@@ -197,33 +207,6 @@ def _in_batches(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.cat(results)
 
 
-def _check_caption(caption: str, text_tokenizer: BpeTextTokenizer) -> None:
-    if not caption.strip():
-        raise ConfigError("the caption is empty", code="MMG-C11", where="caption", fix='mmgen sample "a cat"')
-    if not text_tokenizer.fits(caption):
-        raise ConfigError(
-            f"the caption {quoted(caption, 40)} is longer than the {text_tokenizer.context_length} tokens of the model",
-            code="MMG-C12",
-            where="caption",
-            fix="shorten it, or train with a larger task.text_tokenizer.context_length",
-        )
-
-
-def _check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    twice = {label for label in labels if labels.count(label) > 1}
-    if not labels or twice or any(not label.strip() for label in labels):
-        problem = f"the label {quoted(min(twice), 40)} is given twice" if twice else "a label is missing or empty"
-        raise ConfigError(problem, code="MMG-C13", where="labels", fix='mmgen classify picture.png "a cat" "a dog"')
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ConfigError(
-                f"the template {quoted(template, 40)} has no place for the label, or more than one",
-                code="MMG-C14",
-                where="templates",
-                fix="templates=['a picture of {}']",
-            )
-
-
 def load_part(part: Part, *, trusted: bool = False) -> Any:
     """A part read from disk as the component it is, in eval mode; registry names only, unless it is `trusted`.
 
@@ -236,7 +219,15 @@ def load_part(part: Part, *, trusted: bool = False) -> Any:
         arguments["grid"] = tuple(arguments["grid"])
     if part.text_tokenizer is not None:
         arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
-    component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
+    try:
+        component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
+    except ConfigError as error:
+        raise PluginError(
+            f"the {part.kind} is a {quoted(part.config['name'])}, which cannot be built here",
+            code="MMG-P05",
+            why=error.what,
+            fix="install the plugin that has it, in the version that wrote it",
+        ) from error
     load_weights(component, part, "install the version that wrote it")
     return component.eval()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +13,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.tiny import QUIET, RUN, mmgen, write_pictures
+from mmgen import cli
 
 Install = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,8 +84,40 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run of all three stages (see `tests.tiny`); not to be written in."""
+    from tests.tiny import QUIET, RUN, mmgen, write_pictures  # torch, which few tests of the command need
+
     work = tmp_path_factory.mktemp("finished")
     write_pictures(work / "pictures")
     result = mmgen("run", "run.name=tiny", *RUN, QUIET, cwd=work)
     assert result.returncode == 0, result.stderr
     return work / "runs" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def work(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory to work in: the pictures, two of them by name, and a copy of the finished run at runs/tiny."""
+    from tests.tiny import write_pictures
+
+    work = tmp_path_factory.mktemp("work")
+    write_pictures(work / "pictures")
+    shutil.copytree(finished, work / "runs" / "tiny")
+    for colour in ("red", "blue"):
+        shutil.copy(work / "pictures" / f"{colour}-bar-0.png", work / f"{colour}.png")
+    return work
+
+
+@pytest.fixture
+def call(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command in this process, in `work`: exit code, output, errors. For where only its arguments are at stake."""
+    monkeypatch.chdir(work)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(list(arguments))
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

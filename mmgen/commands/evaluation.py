@@ -108,6 +108,7 @@ class Evaluation:
                     num_images=count,
                     seed=int(self.config["drawing"]["seed"]),
                     progress=lambda pictures: bar.advance(pictures, ""),
+                    cut=True,
                 )
                 self._drawings.update({(c, count): d for c, d in zip(listed, drawn, strict=True)})
         self._seconds["drawing"] = time.monotonic() - began
@@ -217,7 +218,7 @@ class Evaluation:
             draw = random.Random(f"{self.seed}/{self.pictures.ids[position]}")  # noqa: S311
             labels = [truth, *draw.sample(others, min(CHOICES - 1, len(others)))]
             image = self.pictures.batch([position])[0]
-            shares = self.model.classify(image, labels)
+            shares = self.model.classify(image, labels, cut=True)
             entries.append(
                 {
                     "picture": self._picture(f"classified-{number:02d}", image),

@@ -1,0 +1,37 @@
+"""Words that a user asks with: captions to draw, labels to choose among, templates around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmgen.data.text import BpeTextTokenizer
+from mmgen.errors import ConfigError, quoted
+
+
+def check_caption(caption: str, text_tokenizer: BpeTextTokenizer) -> None:
+    """Raises ConfigError for a caption that is empty, or longer than the text tokenizer's context."""
+    if not caption.strip():
+        raise ConfigError("the caption is empty", code="MMG-C11", where="caption", fix='mmgen sample "a cat"')
+    if not text_tokenizer.fits(caption):
+        raise ConfigError(
+            f"the caption {quoted(caption, 40)} is longer than the {text_tokenizer.context_length} tokens of the model",
+            code="MMG-C12",
+            where="caption",
+            fix="shorten it, or train with a larger task.text_tokenizer.context_length",
+        )
+
+
+def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises ConfigError for no labels, an empty or a repeated one, and for a template without one place `{}`."""
+    twice = {label for label in labels if labels.count(label) > 1}
+    if not labels or twice or any(not label.strip() for label in labels):
+        problem = f"the label {quoted(min(twice), 40)} is given twice" if twice else "a label is missing or empty"
+        raise ConfigError(problem, code="MMG-C13", where="labels", fix='mmgen classify picture.png "a cat" "a dog"')
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"the template {quoted(template, 40)} has no place for the label, or more than one",
+                code="MMG-C14",
+                where="templates",
+                fix="templates=['a picture of {}']",
+            )
