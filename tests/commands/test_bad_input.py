@@ -102,7 +102,7 @@ def changed(work: Path, before: dict[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def answers(prepared) -> tuple[dict[str, Result], set[str]]:
-    """What each bad input is answered, all asked side by side, and what they changed together."""
+    """What each bad input is answered, all asked side by side, as a process takes seconds; what they changed."""
     before = files(prepared)
     with RunDirectory(prepared / "runs/locked").lock(), ThreadPoolExecutor(3) as pool:
         futures = {name: pool.submit(mmgen, *case[0], cwd=prepared) for name, case in PROCESSES.items()}
