@@ -104,6 +104,24 @@ def test_no_token_is_seen_before_it_is_predicted(model):
             assert part.all() if token <= p else not part.all(), (p, token)
 
 
+@pytest.mark.parametrize(
+    ("table", "entry", "first"),
+    [("row", 1, 4), ("row", 2, 8), ("column", 0, 0), ("column", 3, 3), ("text_position", 2, None)],
+)
+@torch.no_grad()
+def test_every_position_has_its_place(model, table, entry, first):
+    """A changed entry of a table of positions is felt from the first token read there, and no earlier."""
+    text, image = tokens()
+    before = model(text, image)
+    getattr(model, table).weight[entry] += 1
+    after = model(text, image)
+    changed = [(a != b).flatten(2).any(2).any(0).tolist() for a, b in zip(before, after, strict=True)]
+    if first is None:
+        assert changed == [[False, False, True], [True] * IMAGE]
+    else:
+        assert changed == [[False] * (TEXT - 1), [place > first for place in range(IMAGE)]]
+
+
 @torch.no_grad()
 def test_the_block_is_torch_s_layer():
     torch.manual_seed(0)
@@ -184,6 +202,51 @@ def test_no_caption_or_every_caption_is_dropped(share, expected):
     assert dropped(model, 200, seed=1) == [expected] * 200
 
 
+def noisy(model: Transformer, image: torch.Tensor) -> torch.Tensor:
+    """The image tokens that the model reads when it is trained on `image`."""
+    seen = []
+    hook = model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
+    model.training_loss(batch_of(["1"] * len(image), image), 0)
+    hook.remove()
+    return seen[0]
+
+
+@torch.no_grad()
+def test_noise_replaces_the_asked_share_of_what_is_read_in_training_only():
+    model = make(embed_dim=4, num_layers=1, num_heads=1, token_noise=0.2).train()
+    source = torch.Generator().manual_seed(0)
+    # Only code 3 is rare: what replaces a token comes from the batch, not from the whole codebook.
+    image = torch.tensor([1, 1, 2, 2, 2, 3, 1, 2])[torch.randint(8, (3000, IMAGE), generator=source)]
+    torch.manual_seed(0)
+    read = noisy(model, image)
+    equal = float(torch.bincount(image.flatten()).double().div(image.numel()).square().sum())
+    # Each picture's share lies evenly between 0 and 0.4; a token may be replaced by its like. Standard deviation of the
+    # share over 3000 pictures of 12 tokens: below 0.003; four of them to either side.
+    assert abs(float((read != image).float().mean()) - 0.2 * (1 - equal)) < 0.012
+    assert set(read.unique().tolist()) == {1, 2, 3}
+    assert abs(float((read == 3).float().mean()) - float((image == 3).float().mean())) < 0.01
+    shares = (read != image).float().mean(1)
+    assert float(shares.std()) > 0.105, "as if every picture had the same share, which gives 0.095"
+    assert torch.equal(noisy(model.eval(), image), image)
+
+
+@torch.no_grad()
+def test_noise_changes_what_is_read_and_not_what_is_to_be_predicted():
+    model = make(token_noise=0.5).train()
+    _, image = tokens(4)
+    torch.manual_seed(3)
+    read = noisy(model, image)
+    torch.manual_seed(3)
+    logs = model.training_loss(batch_of(["1"] * 4, image), 0)[1]
+    model.eval()
+    dropped = [caption == "" for caption in model.text_tokenizer.encoded[-4:]]
+    text = model.text_tokenizer.encode(["" if empty else "1" for empty in dropped])
+    logits = model(text, read)[1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), image.flatten())
+    assert not torch.equal(read, image)
+    assert float(logs["image_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_it_learns_eight_samples_by_heart():
     torch.manual_seed(0)
     model = Transformer(
@@ -228,6 +291,7 @@ def test_its_weights_travel_in_a_state_dict():
     [
         ({"num_heads": 5}, r"num_heads=5 does not divide embed_dim=32; these do: \[1, 2\]"),
         ({"text_weight": 1.5}, r"text_weight must lie in \[0,1\], got 1.5"),
+        ({"token_noise": 1.1}, r"token_noise must lie in \[0,1\], got 1.1"),
         ({"caption_dropout": -0.1}, r"caption_dropout must lie in \[0,1\], got -0.1"),
     ],
 )
