@@ -47,6 +47,8 @@ def test_what_was_written_is_read_back_layer_by_layer():
     assert torch.equal(values, -keys)
     assert cache.length == 3
     assert cache.keys[0, :, :, 3].abs().sum() == 0
+    cache.advance(1)
+    assert cache.length == 4
 
 
 def test_a_full_cache_says_so():

@@ -152,14 +152,14 @@ def test_kills_at_any_time_change_nothing(tmp_path, finished):
     moments = random.Random(1)
     killed = 0
     for _ in range(40):
-        result = run(work, KILL_AFTER=f"{moments.uniform(0.0, 1.2):.3f}")
+        result = run(work, KILL_AFTER=f"{moments.uniform(0.0, 0.4):.3f}")
         if result.returncode == 0:
             break
         assert result.returncode == -9, result.stderr
         killed += 1
     else:
         assert run(work).returncode == 0
-    assert killed >= 5
+    assert killed >= 6
     assert_same_end(work / "runs/it", finished)
     for kind in KINDS:
         rows = MetricsFile(work / "runs/it" / kind / "metrics.jsonl").rows()
