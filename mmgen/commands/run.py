@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 from rich.console import Console
@@ -44,7 +45,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                 parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
             if not _judged(directory, parts):
                 directory.update_status(stage="evaluation")
-                Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config).run()
+                with _goes_on(config["run"]["name"]):
+                    Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config).run()
                 _write_lineage(directory, parts, pictures, config)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
@@ -78,6 +80,17 @@ def _status(directory: RunDirectory) -> Iterator[None]:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         directory.update_status(state="preempted" if stopped else "failed")
         raise
+
+
+@contextmanager
+def _goes_on(name: str) -> Iterator[None]:
+    """Says, where a signal ends the evaluation, what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else int(SIGINT)
+        note = f"stopped: the parts are trained; the same command with run.name={name} draws and judges from there"
+        raise Interrupted(number, note) from None
 
 
 def _judged(directory: RunDirectory, parts: dict[str, Part]) -> bool:
