@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mmgen.errors import NonFiniteError
 from mmgen.protocols import Generator
-from mmgen.samplers.choice import choose, uniforms
+from mmgen.samplers.choice import Choice, uniforms
 from mmgen.samplers.prefill import ReadCaptions
 from mmgen.stream import KVCache
 
 
 class Autoregressive:
-    """Temperature, top_k, top_p and classifier-free guidance over a key-value cache.
+    """Temperature, top_k, top_p, min_p and classifier-free guidance over a key-value cache.
 
     Logits differ in their last bits between batch sizes. So every pass has a fixed shape, padded where there is less
     to do, and a picture does not change with what is drawn beside it, as long as the generator computes the rows of a
@@ -31,6 +31,7 @@ class Autoregressive:
         temperature: ≥ 0; 0 takes the likeliest token. DALL·E draws at 1 (section 2.4 of arXiv 2102.12092).
         top_k: draw among the k likeliest tokens, k ≥ 1.
         top_p: draw among the likeliest tokens that make up this mass, in (0,1].
+        min_p: draw among the tokens at least this many times as likely as the likeliest, in [0,1].
         guidance_scale: ≥ 0; logits are null + scale·(conditional − null), where null read the empty caption; 1 is no
             guidance, and costs none. The generator must have been trained with empty captions.
         batch_size: pictures drawn at once, ≥ 1. Time and memory follow it, and, in the last bits, the logits.
@@ -44,20 +45,15 @@ class Autoregressive:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
         guidance_scale: float = 1.0,
         batch_size: int = 64,
     ) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature is {temperature}; it must be a finite number ≥ 0")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be ≥ 1, or null for all tokens")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f"top_p is {top_p}; it must lie in (0,1], or be null")
+        self.choice = Choice(temperature, top_k, top_p, min_p)
         if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number ≥ 0")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be ≥ 1")
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.guidance_scale, self.batch_size = guidance_scale, batch_size
 
     @property
@@ -131,9 +127,7 @@ class Autoregressive:
                 logits, read = generator.step(fresh, cache)[:, -1], position
             guided = self._guide(logits)
             finite &= guided.amax(dim=-1).isfinite().all()  # looked at after the last step: no waiting for the device
-            tokens[:, position] = choose(
-                guided, random[position], temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
-            )
+            tokens[:, position] = self.choice(guided, random[position])
         if not finite:
             raise NonFiniteError(
                 "the generator's logits are not finite numbers",

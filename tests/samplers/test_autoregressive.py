@@ -11,21 +11,21 @@ from mmgen.samplers.autoregressive import Autoregressive
 # --- the distribution, against one worked out by enumeration ---
 
 
-def naive_filter(logits, temperature, top_k, top_p):
+def naive_filter(logits, temperature, top_k, top_p, min_p):
     """Probabilities of one row in double precision, written without regard to speed."""
     probs = np.exp(logits / temperature)
     order = sorted(range(len(probs)), key=lambda i: -probs[i])
     kept = order[:top_k]
     total, mass, inside = sum(probs[i] for i in kept), 0.0, []
     for i in kept:
-        if mass < (1.0 if top_p is None else top_p) * total:
+        if mass < (1.0 if top_p is None else top_p) * total and probs[i] >= (min_p or 0.0) * probs[kept[0]]:
             inside.append(i)
         mass += probs[i]
     probs = np.array([p if i in inside else 0.0 for i, p in enumerate(probs)])
     return probs / probs.sum()
 
 
-def exact(table, text, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0):
+def exact(table, text, temperature=1.0, top_k=None, top_p=None, min_p=None, guidance_scale=1.0):
     """Every picture's probability: {tokens: share} over all codes^4 of them."""
     null = table.text_tokenizer.encode([""])
 
@@ -34,7 +34,7 @@ def exact(table, text, temperature=1.0, top_k=None, top_p=None, guidance_scale=1
             table.after(torch.cat([t, torch.tensor([tokens], dtype=torch.long)], 1))[0].double().numpy()
             for t in (null, text)
         ]
-        return naive_filter(logits[0] + guidance_scale * (logits[1] - logits[0]), temperature, top_k, top_p)
+        return naive_filter(logits[0] + guidance_scale * (logits[1] - logits[0]), temperature, top_k, top_p, min_p)
 
     shares = {}
     for tokens in itertools.product(range(table.codes), repeat=table.stream.image_length):
@@ -54,9 +54,11 @@ def exact(table, text, temperature=1.0, top_k=None, top_p=None, guidance_scale=1
         {"temperature": 1.7},
         {"top_k": 2},
         {"top_p": 0.7},
+        {"min_p": 0.4},
         {"guidance_scale": 2.5},
         {"guidance_scale": 0.0},
         {"temperature": 1.3, "top_k": 3, "top_p": 0.85, "guidance_scale": 1.5},
+        {"temperature": 1.3, "top_k": 3, "top_p": 0.9, "min_p": 0.35, "guidance_scale": 1.5},
     ],
     ids=str,
 )
@@ -297,6 +299,8 @@ def test_logits_that_are_no_numbers_are_an_error(net, captions, value, temperatu
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.01}, "top_p is 1.01"),
+        ({"min_p": -0.1}, "min_p is -0.1"),
+        ({"min_p": 1.1}, "min_p is 1.1"),
         ({"guidance_scale": -1}, "guidance_scale is -1"),
         ({"guidance_scale": math.inf}, "guidance_scale is inf"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -33,6 +33,20 @@ def spread(**options):
         # Of the three likeliest the first two are 0.7 / 0.85 = 0.82 of the mass: top_p comes after top_k.
         ({"top_k": 3, "top_p": 0.8}, [0, 4 / 7, 0, 3 / 7, 0]),
         ({"top_k": 3, "top_p": 0.84}, [0, 4 / 8.5, 0, 3 / 8.5, 1.5 / 8.5]),
+        # At least half, a quarter, a tenth as likely as the likeliest, which has 0.4.
+        ({"min_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"min_p": 0.25 * 0.999}, [0.1 / 0.95, 0.4 / 0.95, 0, 0.3 / 0.95, 0.15 / 0.95]),
+        ({"min_p": 0.1}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"min_p": 0.0}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"min_p": 1.0}, [0, 1, 0, 0, 0]),
+        # At temperature 0.5 the ratios are squared: 9/16 of the likeliest stays, (3/8)² does not.
+        ({"temperature": 0.5, "min_p": 0.5}, [0, 16 / 25, 0, 9 / 25, 0]),
+        ({"top_k": 2, "min_p": 0.3}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_k": 4, "min_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.9, "min_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.5, "min_p": 0.1}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_k": 3, "top_p": 0.84, "min_p": 0.7}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"temperature": 0.0, "min_p": 0.5}, [0, 1, 0, 0, 0]),
         ({"temperature": 0.0}, [0, 1, 0, 0, 0]),
         ({"temperature": 1e-40}, [0, 1, 0, 0, 0]),
     ],
