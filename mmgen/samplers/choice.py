@@ -82,20 +82,20 @@ def choose(
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)
     # How much less likely than the likeliest a logit may be: the logarithm of their ratio.
     least = math.log(min_p) if min_p else -math.inf
-    cut_by_mass = top_p is not None and top_p < 1
+    share = 1.0 if top_p is None else top_p
     ids = None
     if top_k is not None and top_k < logits.shape[-1]:
         logits, ids = torch.topk(logits, top_k, dim=-1)
-    elif cut_by_mass:
+    elif share < 1:
         logits, ids = torch.sort(logits, dim=-1, descending=True)
-    if not cut_by_mass:
+    if share == 1:
         logits = logits.masked_fill(logits < least, -math.inf)
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     mass = cumulative[:, -1:]
-    if cut_by_mass:
+    if share < 1:
         # The first id whose cumulative mass reaches top_p is the last one kept; of those that min_p keeps, the last is
         # the least likely. Whichever comes first.
-        last = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
+        last = (cumulative < share * mass).sum(dim=-1, keepdim=True)
         last = last.minimum((logits >= least).sum(dim=-1, keepdim=True) - 1)
         mass = cumulative.gather(-1, last)
     # right=True passes over ids of no probability; the product stays below `mass`, so no id beyond it is reached.

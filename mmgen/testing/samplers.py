@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmgen.protocols import Sampler
 from mmgen.testing.checks import require, require_random_state_kept, require_tensor, require_unchanged, run
-from mmgen.testing.stand_ins import CAPTIONS, SmallGenerator
+from mmgen.testing.stand_ins import CAPTIONS, SmallGenerator, Uncached
 
 CODES = 17
 
@@ -24,9 +24,23 @@ class Subject:
     text_tokens: Tensor  # (C,T)
 
     def draw(self, *, captions: slice = slice(None), num_images: int = 3, seed: int = 5, **options: Any) -> Tensor:
-        return self.sampler.draw(
-            self.generator, self.text_tokens[captions], num_images=num_images, seed=seed, **options
-        )
+        generator = options.pop("generator", self.generator)
+        return self.sampler.draw(generator, self.text_tokens[captions], num_images=num_images, seed=seed, **options)
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """Arguments that keep tokens, by the name of their pattern: the first ones, some here and there, a left half as
+        a redraw of the right half keeps it, all, none."""
+        kept_tokens = torch.randint(CODES, (len(self.text_tokens), self.length))
+        places = torch.arange(self.length)
+        columns = self.generator.stream.grid[1]
+        patterns = {
+            "first": places < 4,
+            "scattered": places % 3 == 1,
+            "left": places % columns < columns // 2,
+            "all": places >= 0,
+            "none": places < 0,
+        }
+        return {name: {"kept_tokens": kept_tokens, "kept": kept} for name, kept in patterns.items()}
 
     @property
     def length(self) -> int:
@@ -61,26 +75,50 @@ def a_picture_depends_on_its_number_alone(subject: Subject) -> None:
 def it_follows_the_generator(subject: Subject) -> None:
     """Of logits that leave no choice, every position must be the likeliest token given those before it."""
     sure = SmallGenerator(codebook_size=CODES, sharpness=2_000.0).eval()
-    tokens = subject.sampler.draw(sure, subject.text_tokens, num_images=2, seed=5)
-    for number in range(2):
-        _, logits = sure(subject.text_tokens, tokens[:, number])
-        agree = (logits.argmax(-1) == tokens[:, number]).float().mean()
-        # Two of the table's numbers may lie so close that there is a choice; hardly ever.
-        require(agree > 0.9, f"only {float(agree):.0%} of the tokens are the ones that a sure generator names")
+    for pattern in (None, "scattered", "left"):
+        options = subject.kept()[pattern] if pattern else {}
+        free = ~options["kept"] if pattern else torch.ones(subject.length, dtype=torch.bool)
+        tokens = subject.draw(generator=sure, num_images=2, **options)
+        for number in range(2):
+            _, logits = sure(subject.text_tokens, tokens[:, number])
+            agree = (logits.argmax(-1) == tokens[:, number])[:, free].float().mean()
+            # Two of the table's numbers may lie so close that there is a choice; hardly ever.
+            what = f"with kept tokens ({pattern}) " if pattern else ""
+            require(agree > 0.9, f"{what}only {float(agree):.0%} of the tokens are those that a sure generator names")
+
+
+def the_cache_makes_no_difference(subject: Subject) -> None:
+    """Under one seed, the tokens of a generator without a cache, with and without kept tokens."""
+    uncached = Uncached(subject.generator).eval()
+    for pattern, options in {"none": {}, **subject.kept()}.items():
+        same = torch.equal(subject.draw(**options), subject.draw(generator=uncached, **options))
+        require(same, f"with kept tokens ({pattern}) it draws something else without a cache")
 
 
 def kept_tokens_stay(subject: Subject) -> None:
-    kept_tokens = torch.randint(CODES, (len(subject.text_tokens), subject.length))
-    for pattern in ("first", "scattered", "all", "none"):
-        kept = torch.zeros(subject.length, dtype=torch.bool)
-        kept[
-            {"first": slice(0, 4), "scattered": slice(1, None, 3), "all": slice(None), "none": slice(0, 0)}[pattern]
-        ] = True
-        tokens = subject.draw(kept_tokens=kept_tokens, kept=kept)
+    for pattern, options in subject.kept().items():
+        kept_tokens, kept = options["kept_tokens"], options["kept"]
+        tokens = subject.draw(**options)
         stays = torch.equal(tokens[:, :, kept], kept_tokens[:, None, kept].expand_as(tokens[:, :, kept]))
         require(stays, f"kept tokens ({pattern}) do not stay")
         if pattern == "none":
             require(torch.equal(tokens, subject.draw()), "tokens that are not kept make a difference")
+
+
+def what_is_not_kept_is_not_read(subject: Subject) -> None:
+    options = subject.kept()["scattered"]
+    other = torch.where(options["kept"], options["kept_tokens"], CODES - 1 - options["kept_tokens"])
+    same = torch.equal(subject.draw(**options), subject.draw(kept_tokens=other, kept=options["kept"]))
+    require(same, "it reads tokens that are not kept")
+
+
+def what_is_kept_does_not_change_with_its_neighbours(subject: Subject) -> None:
+    """A redrawn picture depends on its number alone, too."""
+    options = subject.kept()["left"]
+    many = subject.draw(num_images=5, **options)
+    require(torch.equal(subject.draw(num_images=2, **options), many[:, :2]), "it changes with how many are drawn")
+    alone = subject.draw(captions=slice(1, 2), kept_tokens=options["kept_tokens"][1:2], kept=options["kept"])
+    require(torch.equal(alone, many[1:2, :3]), "it changes with the captions beside it")
 
 
 def drawing_reads_what_is_kept(subject: Subject) -> None:
@@ -128,7 +166,10 @@ SAMPLER_CHECKS = (
     seeds_and_numbers_make_a_difference,
     a_picture_depends_on_its_number_alone,
     it_follows_the_generator,
+    the_cache_makes_no_difference,
     kept_tokens_stay,
+    what_is_not_kept_is_not_read,
+    what_is_kept_does_not_change_with_its_neighbours,
     drawing_reads_what_is_kept,
     progress_counts_every_picture,
     what_it_is_given_stays,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmgen.data.order import sample_key
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.protocols import Batch, Logs, Sample, TextTokenizer
+from mmgen.protocols import Batch, Generator, Logs, Sample, TextTokenizer
 from mmgen.stream import KVCache, TokenStream
 
 COLOURS = {"red": (1.0, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 1.0), "grey": (0.5, 0.5, 0.5)}
@@ -102,6 +102,47 @@ class SmallGenerator(nn.Module):
         text_loss = F.cross_entropy(text_logits.flatten(0, 1), text_tokens[:, 1:].flatten())
         image_loss = F.cross_entropy(image_logits.flatten(0, 1), image_tokens.flatten())
         return text_loss / 8 + image_loss * 7 / 8, {"image_loss": image_loss.detach()}
+
+
+class Uncached(nn.Module):
+    """A generator that remembers nothing: `prefill` and `step` ask another one's `forward` for every logit anew.
+
+    In its cache lie the tokens alone, as values. What is drawn from it is what is drawn without a cache.
+
+    Args:
+        generator: keeps its contract; in eval mode.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.inner = generator
+        self.stream, self.text_tokenizer = generator.stream, generator.text_tokenizer
+
+    def forward(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(text_tokens, image_tokens)
+
+    def prefill(self, text_tokens: Tensor, image_tokens: Tensor | None = None) -> tuple[Tensor, KVCache]:
+        cache = KVCache.empty(1, len(text_tokens), 1, self.stream.length, 1)
+        read = text_tokens if image_tokens is None else torch.cat([text_tokens, image_tokens], 1)
+        return self._after(read, cache)[:, -1], cache
+
+    def step(self, image_tokens: Tensor, kv_cache: KVCache) -> Tensor:
+        return self._after(image_tokens, kv_cache)
+
+    def _after(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """The logits after each of these tokens (B,K,V); zeros after a text token that another one follows."""
+        new = tokens[:, None, :, None].to(cache.values)
+        read = cache.write(0, torch.zeros_like(new), new)[1][:, 0, :, 0].long()
+        first, text = cache.length, self.stream.text_length
+        cache.advance(tokens.shape[1])
+        image = read.new_zeros(len(read), self.stream.image_length)
+        image[:, : read.shape[1] - text] = read[:, text:]
+        logits = self.inner(read[:, :text], image)[1]
+        after = F.pad(logits, (0, 0, text - 1, 1))  # stream position p is followed by image token p + 1 - T
+        return after[:, first : cache.length]
+
+    def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]:
+        return self.inner.training_loss(batch, step)
 
 
 def caption_features(captions: Sequence[str], dim: int = 16) -> Tensor:

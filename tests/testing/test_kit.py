@@ -173,17 +173,28 @@ class SmallTokenizer(nn.Module):
     def _nearest(self, features: Tensor) -> Tensor:
         return (features[..., None, :] - self.codes).square().sum(-1).argmin(-1)
 
+    def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        indices = self.encode(images)
+        return self._features(indices), indices
+
+    def _features(self, indices: Tensor) -> Tensor:
+        return F.embedding(indices, self.codes).permute(0, 3, 1, 2)
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        return self.decoder(features).sigmoid()
+
     def decode(self, indices: Tensor) -> Tensor:
-        return self.decoder(F.embedding(indices, self.codes).permute(0, 3, 1, 2)).sigmoid()
+        return self.decode_features(self._features(indices))
 
     def training_loss(self, batch: Any, step: int) -> tuple[Tensor, dict]:
         features = self.encoder(batch["image"]).permute(0, 2, 3, 1)
-        codes = F.embedding(self._nearest(features), self.codes)
+        indices = self._nearest(features)
+        codes = F.embedding(indices, self.codes)
         if self.training:
             self.codes.mul_(0.99).add_(0.01 * features.detach().mean())
         output = self.decoder((features + (codes - features).detach()).permute(0, 3, 1, 2)).sigmoid()
         loss = F.mse_loss(output, batch["image"]) + F.mse_loss(features, codes)
-        return loss, {"error": loss.detach()}
+        return loss, {"error": loss.detach(), "indices": indices}
 
 
 class Unbounded(SmallTokenizer):
@@ -198,7 +209,7 @@ class Flat(SmallTokenizer):
 
 class Beyond(SmallTokenizer):
     def encode(self, images: Tensor) -> Tensor:
-        return super().encode(images) + 5
+        return super().encode(images) + 12
 
 
 class Normalising(SmallTokenizer):
@@ -271,7 +282,43 @@ class Adding(SmallTokenizer):
         return super().training_loss(batch, step)
 
 
+class Rounding(SmallTokenizer):
+    """Its features are not those its decoder is fed when it reads indices."""
+
+    def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(images), self.encode(images)
+
+
+class Apart(SmallTokenizer):
+    """It has two minds about a picture."""
+
+    def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, indices = super().quantize(images)
+        return features, indices.flip(0)
+
+
+class Miscounting(SmallTokenizer):
+    def training_loss(self, batch: Any, step: int) -> tuple[Tensor, dict]:
+        loss, logs = super().training_loss(batch, step)
+        return loss, {**logs, "indices": logs["indices"] * 0 + 1}
+
+
+class Forgetful(SmallTokenizer):
+    """Saves all but a bias, and loads what there is."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        return {name: tensor for name, tensor in state.items() if name != "decoder.bias"}
+
+    def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict(state, strict=False)
+
+
 TOKENIZERS = [
+    (Rounding, "indices_decode_as_the_features_they_came_from"),
+    (Apart, "quantize_gives_features_and_the_indices_of_encode"),
+    (Miscounting, "logged_indices_are_those_of_encode"),
+    (Forgetful, "it_can_be_saved_and_loaded"),
     (Unbounded, "decode_gives_pictures"),
     (Flat, "encode_gives_indices"),
     (Beyond, "encode_gives_indices"),
@@ -292,7 +339,7 @@ TOKENIZERS = [
 def test_a_good_tokenizer_passes() -> None:
     tokenizer = SmallTokenizer().eval()
     before = [value.clone() for value in tokenizer.state_dict().values()]
-    assert len(check_tokenizer(tokenizer)) == 15
+    assert len(check_tokenizer(tokenizer)) == 19
     assert all(map(torch.equal, before, tokenizer.state_dict().values()))
     assert not tokenizer.training
 
@@ -519,6 +566,65 @@ class Losing(SmallSampler):
         return super().draw(*args, **options)
 
 
+class Stepping(SmallSampler):
+    """Over a cache, as it should: what was drawn or kept is read before the next token is."""
+
+    def draw(
+        self,
+        generator: Any,
+        text_tokens: Tensor,
+        *,
+        num_images: int,
+        seed: int,
+        kept_tokens: Tensor | None = None,
+        kept: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        pictures = []
+        for c in range(len(text_tokens)):
+            for i in range(num_images):
+                source, tokens = self.source(seed, i), torch.zeros(generator.stream.image_length, dtype=torch.long)
+                with torch.no_grad():
+                    logits, cache = generator.prefill(text_tokens[c : c + 1])
+                    for n in range(len(tokens)):
+                        is_kept = kept is not None and kept[n]
+                        tokens[n] = kept_tokens[c, n] if is_kept else self.choose(logits[0], source)
+                        if n + 1 < len(tokens):
+                            logits = self.read(generator, tokens[n : n + 1][None], cache, is_kept, logits)
+                pictures.append(tokens)
+                if progress:
+                    progress(1)
+        return torch.stack(pictures).view(len(text_tokens), num_images, -1)
+
+    def read(self, generator: Any, token: Tensor, cache: Any, is_kept: bool, logits: Tensor) -> Tensor:
+        return generator.step(token, cache)[:, -1]
+
+
+class Skipping(Stepping):
+    """Kept tokens are not read at all."""
+
+    def read(self, generator: Any, token: Tensor, cache: Any, is_kept: bool, logits: Tensor) -> Tensor:
+        return logits if is_kept else super().read(generator, token, cache, is_kept, logits)
+
+
+class Meddling(Stepping):
+    """What lies in the cache is the generator's own business."""
+
+    def read(self, generator: Any, token: Tensor, cache: Any, is_kept: bool, logits: Tensor) -> Tensor:
+        logits = super().read(generator, token, cache, is_kept, logits)
+        cache.values += 1
+        cache.keys[:, :, :, :3] *= -1
+        return logits
+
+
+class Peeking(SmallSampler):
+    """Tokens that are not kept shift what is drawn in their place."""
+
+    def draw(self, *args: Any, kept_tokens: Tensor | None = None, kept: Tensor | None = None, **options: Any) -> Tensor:
+        tokens = super().draw(*args, kept_tokens=kept_tokens, kept=kept, **options)
+        return tokens if kept is None else torch.where(kept, tokens, (tokens + kept_tokens[:, None]) % 17)
+
+
 class Miscounting(SmallSampler):
     def draw(self, *args: Any, progress: Any = None, **options: Any) -> Tensor:
         return super().draw(*args, **options)
@@ -542,6 +648,9 @@ SAMPLERS = [
     (OneStream, "a_picture_depends_on_its_number_alone"),
     (Ignorant, "it_follows_the_generator"),
     (Losing, "kept_tokens_stay"),
+    (Skipping, "it_follows_the_generator"),
+    (Meddling, "the_cache_makes_no_difference"),
+    (Peeking, "what_is_not_kept_is_not_read"),
     (Miscounting, "progress_counts_every_picture"),
     (Training, "the_generator_stays_as_it_was"),
     (Floating, "it_draws_image_tokens"),
@@ -549,7 +658,7 @@ SAMPLERS = [
 
 
 def test_a_good_sampler_passes() -> None:
-    assert len(check_sampler(SmallSampler())) == 11
+    assert len(check_sampler(SmallSampler())) == len(check_sampler(Stepping())) == 14
 
 
 @pytest.mark.parametrize(("fault", "check"), SAMPLERS)
