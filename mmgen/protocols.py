@@ -65,6 +65,10 @@ class TextTokenizer(Protocol):
         """(B,T) long. With `keys`, BPE dropout, seeded by each caption's key; without, the one true segmentation."""
         ...
 
+    def end(self, text_tokens: Tensor) -> Tensor:
+        """(B,T) to (B,): the position that ends each caption, its first pad, or the last one of a caption without."""
+        ...
+
 
 @runtime_checkable
 class Trainable(Protocol):
@@ -75,7 +79,11 @@ class Trainable(Protocol):
 
 
 class Tokenizer(Trainable, Protocol):
-    """The image tokenizer. Built with `image_size`."""
+    """The image tokenizer. Built with `image_size`. It may also have
+
+    - `collapse_advice`: str, what to change when few codes do all the work; the alarm says it.
+    - in the logs of its `training_loss`, `indices` (B,h,w) long, the batch's codes: the task counts them over an epoch.
+    """
 
     image_size: int
     codebook_size: int
@@ -87,6 +95,14 @@ class Tokenizer(Trainable, Protocol):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B,h,w) to pictures (B,3,H,W) in [0,1]."""
+        ...
+
+    def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) to features (B,D,h,w), what the decoder is fed, and the indices (B,h,w) that stand for them."""
+        ...
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Features (B,D,h,w) to pictures (B,3,H,W) in [0,1]; those of `quantize` as `decode` does their indices."""
         ...
 
 

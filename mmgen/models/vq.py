@@ -87,6 +87,8 @@ class VQ(nn.Module):
         ValueError: a downsample that is no power of two, or does not divide the image size.
     """
 
+    collapse_advice = "raise tokenizer.commitment_weight, or lower task.optimizer.lr"
+
     def __init__(
         self,
         *,
@@ -115,9 +117,22 @@ class VQ(nn.Module):
         """(B,3,H,W) in [0,1] to indices (B,h,w)."""
         return self._assign(self.encoder(to_signed(images)))[1]
 
+    def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) in [0,1] to the code vectors (B,D,h,w) at each position, and their indices (B,h,w)."""
+        indices = self.encode(images)
+        return self._look_up(indices), indices
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Code vectors (B,D,h,w) to pictures (B,3,H,W) in [0,1]."""
+        return to_unit(self.decoder(features))
+
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B,h,w) to pictures (B,3,H,W) in [0,1]."""
-        return to_unit(self.decoder(F.embedding(indices, self.codebook.codes).permute(0, 3, 1, 2)))
+        return self.decode_features(self._look_up(indices))
+
+    def _look_up(self, indices: Tensor) -> Tensor:
+        """Indices (B,h,w) to code vectors (B,D,h,w)."""
+        return F.embedding(indices, self.codebook.codes).permute(0, 3, 1, 2)
 
     def _assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B,D,h,w) to the same as rows (M,D), and indices (B,h,w)."""
@@ -133,11 +148,12 @@ class VQ(nn.Module):
         if self.training:
             self.codebook.follow(rows.detach(), indices.flatten())
             indices = self.codebook.nearest(rows.detach()).view(indices.shape)
-        codes = F.embedding(indices, self.codebook.codes).permute(0, 3, 1, 2)
+        codes = self._look_up(indices)
         commitment = F.mse_loss(features, codes)
         # Straight through: the decoder sees the codes, the encoder gets the decoder's gradient.
         output = self.decoder(features + (codes - features).detach())
         error = F.mse_loss(output, images)
         psnr = -10 * (to_unit(output.detach()) - batch["image"]).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
         logs: Logs = {"reconstruction": error.detach(), "commitment_loss": commitment.detach(), "psnr": psnr.mean()}
+        logs["indices"] = indices
         return error + self.commitment_weight * commitment, logs | codebook_use(indices, self.codebook_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from safetensors.torch import load, save
 
 from mmgen.protocols import Tokenizer
 from mmgen.testing.checks import require, require_tensor, require_unchanged, run
@@ -57,11 +58,55 @@ def decode_depends_on_each_index(subject: Subject) -> None:
         require(not torch.equal(tokenizer.decode(other), before), f"the index at {(row, column)} changes no pixel")
 
 
+def quantize_gives_features_and_the_indices_of_encode(subject: Subject) -> None:
+    tokenizer, images = subject.stirred(), subject.batch["image"]
+    features, indices = tokenizer.quantize(images)
+    require(isinstance(features, torch.Tensor) and features.dim() == 4, "quantize's features are not (B,D,h,w)")
+    require_tensor(features, (len(images), features.shape[1], *tokenizer.grid), "quantize's features")
+    require(torch.equal(indices, tokenizer.encode(images)), "quantize gives other indices than encode")
+
+
+def indices_decode_as_the_features_they_came_from(subject: Subject) -> None:
+    tokenizer, images = subject.stirred(), subject.batch["image"]
+    features, indices = tokenizer.quantize(images)
+    size = tokenizer.image_size
+    pictures = require_tensor(tokenizer.decode_features(features), (len(images), 3, size, size), "decode_features")
+    require(bool((pictures >= 0).all() and (pictures <= 1).all()), "decode_features leaves [0,1]")
+    apart = float((pictures - tokenizer.decode(indices)).detach().abs().max())
+    require(apart < 1e-5, f"decoding indices and the features they came from differ by {apart:.2g}")
+
+
+def logged_indices_are_those_of_encode(subject: Subject) -> None:
+    tokenizer, batch = subject.copy(training=False), subject.batch
+    logged = tokenizer.training_loss(batch, 0)[1].get("indices")
+    if logged is not None:  # they may be left out: then the codes of an epoch are not counted
+        shape = (len(batch["image"]), *tokenizer.grid)
+        require_tensor(logged, shape, "the log indices", integral=True)
+        same = torch.equal(logged, tokenizer.encode(batch["image"]))
+        require(same, "the logged indices are not those that encode gives")
+
+
+def it_can_be_saved_and_loaded(subject: Subject) -> None:
+    """As a part is: tensors by safetensors, into a component built anew."""
+    one, other = subject.stirred(), subject.copy(training=False)
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    stored = save({name: tensor.clone() for name, tensor in one.state_dict().items()})
+    other.load_state_dict(load(stored))
+    images = subject.batch["image"]
+    features, indices = one.quantize(images)
+    same = torch.equal(other.encode(images), indices) and torch.equal(other.decode(indices), one.decode(indices))
+    require(same and torch.equal(other.decode_features(features), one.decode_features(features)), "it comes back changed")
+
+
 def what_it_is_given_stays(subject: Subject) -> None:
     tokenizer, images = subject.stirred(), subject.batch["image"].clone()
     indices = tokenizer.encode(images)
     require_unchanged(lambda: tokenizer.encode(images), images)
     require_unchanged(lambda: tokenizer.decode(indices), indices)
+    features, _ = tokenizer.quantize(images)
+    require_unchanged(lambda: tokenizer.quantize(images), images)
+    require_unchanged(lambda: tokenizer.decode_features(features), features)
 
 
 TOKENIZER_CHECKS = (
@@ -71,6 +116,10 @@ TOKENIZER_CHECKS = (
     encode_takes_pictures_one_by_one,
     decode_gives_pictures,
     decode_depends_on_each_index,
+    quantize_gives_features_and_the_indices_of_encode,
+    indices_decode_as_the_features_they_came_from,
+    logged_indices_are_those_of_encode,
+    it_can_be_saved_and_loaded,
     what_it_is_given_stays,
 )
 
