@@ -33,7 +33,7 @@ class Batch(TypedDict):
     id: list[str]
     key: list[int]  # a 63-bit number per sample, from (seed, epoch, id): the seed of whatever is random about it
     image: NotRequired[Tensor]  # (B,3,H,W) float in [0,1]; absent where cached image tokens stand for it
-    image_tokens: NotRequired[Tensor]  # (B,N) long; present when a generator trains
+    image_tokens: NotRequired[Tensor]  # (B,N) long; present when a generator trains, unless on text alone
 
 
 Logs = dict[str, Tensor | float]
@@ -122,6 +122,26 @@ class Generator(Trainable, Protocol):
 
     def step(self, image_tokens: Tensor, kv_cache: KVCache) -> Tensor:
         """K further image tokens (B,K): logits (B,K,V), each of the token after it. The cache grows by K."""
+        ...
+
+
+class Captioner(Trainable, Protocol):
+    """A generator of the other order, `stream.order == "image_first"`: it reads a picture and writes its caption."""
+
+    stream: TokenStream
+    text_tokenizer: TextTokenizer
+
+    def __call__(self, text_tokens: Tensor, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,T), (B,N) to text_logits (B,T,V) of all text tokens and image_logits (B,N-1,V) of the image tokens 1.."""
+        ...
+
+    def prefill_image(self, image_tokens: Tensor, text_tokens: Tensor | None = None) -> tuple[Tensor, KVCache]:
+        """Reads a picture (B,N), and the start of its caption (B,K): logits (B,V) of the next text token, and the
+        cache. A caption ends at the first pad, an id of `text_tokenizer.vocab_size` or more."""
+        ...
+
+    def step_text(self, text_tokens: Tensor, kv_cache: KVCache) -> Tensor:
+        """K further text tokens (B,K): logits (B,K,V), each of the token after it. The cache grows by K."""
         ...
 
 

@@ -9,8 +9,9 @@ from torch import nn
 
 
 @torch.no_grad()
-def torch_layer(block: Any) -> nn.TransformerEncoderLayer:
-    """The layer that computes what `block` (attention_norm, qkv, out, mlp_norm, up, down) should."""
+def torch_layer(block: Any, *, by_heads: bool = False) -> nn.TransformerEncoderLayer:
+    """The layer that computes what `block` (attention_norm, qkv, out, mlp_norm, up, down) should; with `by_heads`, the
+    rows of its `qkv` are those of the first head's query, key and value, then the next head's."""
     width = block.out.in_features
     layer = nn.TransformerEncoderLayer(
         width, block.num_heads, block.up.out_features, 0.0, "gelu", batch_first=True, norm_first=True
@@ -22,8 +23,14 @@ def torch_layer(block: Any) -> nn.TransformerEncoderLayer:
         (layer.linear1, block.up),
         (layer.linear2, block.down),
     ]
-    layer.self_attn.in_proj_weight.copy_(block.qkv.weight)
-    layer.self_attn.in_proj_bias.copy_(block.qkv.bias if block.qkv.bias is not None else torch.zeros(3 * width))
+    bias = block.qkv.bias if block.qkv.bias is not None else torch.zeros(3 * width)
+    if by_heads:
+        bias = bias.view(block.num_heads, 3, -1).transpose(0, 1).flatten()
+        weight = block.qkv.weight.view(block.num_heads, 3, -1, width).transpose(0, 1).reshape(3 * width, width)
+    else:
+        weight = block.qkv.weight
+    layer.self_attn.in_proj_weight.copy_(weight)
+    layer.self_attn.in_proj_bias.copy_(bias)
     for theirs, ours in pairs:
         theirs.weight.copy_(ours.weight)
         theirs.bias.copy_(ours.bias if ours.bias is not None else torch.zeros(width))

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from mmgen.data.order import sample_key
-from mmgen.models.transformer import Block, Transformer
+from mmgen.models.layers import Block
+from mmgen.models.transformer import Transformer
+from mmgen.stream import TokenStream
 from mmgen.testing import check_generator
 from mmgen.testing.stand_ins import small_text_tokenizer
 from tests.models.reference import causal_mask, roughen, torch_layer
@@ -125,22 +127,23 @@ def test_every_position_has_its_place(model, table, entry, first):
 @torch.no_grad()
 def test_the_block_is_torch_s_layer():
     torch.manual_seed(0)
-    block = Block(32, 4, 4.0, 0.0, qk_norm=False)
+    block = Block(32, 4, layer=0, mask=TokenStream(7, (1, 1)).mask("full"), qk_norm=False)
     roughen(block)
     x = torch.randn(2, 7, 32)
-    expected = torch_layer(block)(x, src_mask=causal_mask(7))
-    torch.testing.assert_close(block(x, 0, None), expected, atol=1e-5, rtol=1e-5)
+    expected = torch_layer(block, by_heads=True)(x, src_mask=causal_mask(7))
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_qk_norm_takes_the_length_out_of_queries_and_keys():
-    block = Block(32, 4, 4.0, 0.0, qk_norm=True)
+    block = Block(32, 4, layer=0, mask=TokenStream(7, (1, 1)).mask("full"), qk_norm=True)
     x = torch.randn(2, 7, 32)
-    expected = block(x, 0, None)
-    block.qkv.weight[:64].mul_(10)
-    torch.testing.assert_close(block(x, 0, None), expected, atol=1e-4, rtol=1e-4)
-    block.qkv.weight[64:].mul_(10)
-    assert not torch.allclose(block(x, 0, None), expected, atol=1e-2)
+    expected = block(x)
+    parts = block.qkv.weight.view(4, 3, 8, 32)
+    parts[:, :2].mul_(10)
+    torch.testing.assert_close(block(x), expected, atol=1e-4, rtol=1e-4)
+    parts[:, 2].mul_(10)
+    assert not torch.allclose(block(x), expected, atol=1e-2)
 
 
 def batch_of(captions: list[str], image: torch.Tensor, keys: list[int] | None = None):
