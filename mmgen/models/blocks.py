@@ -1,13 +1,19 @@
-"""Building blocks of the image tokenizers, public: a plugin's tokenizer may reuse the trunk with a codebook of its own.
+"""Building blocks of the image tokenizers, public: a plugin's tokenizer may reuse a trunk with a codebook of its own.
 
 Letters: B batch, C channels, H W pixels, h w grid.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mmgen.models.vqgan import VqganDecoder, VqganEncoder
+
+Trunk = Literal["patches", "vqgan"]
 
 
 class ResidualBlock(nn.Module):
@@ -90,6 +96,11 @@ class ImageDecoder(nn.Module):
         self.output = _starts_at_zero(nn.Conv2d(widths[-1], 4 * out_channels, 3, padding=1))
         self.patches = nn.ConvTranspose2d(in_channels, out_channels, downsample, stride=downsample)
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that makes the pixels: where adversarial and reconstruction gradients are weighed."""
+        return self.output.weight
+
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = self.patches(features) + F.pixel_shuffle(self.output(self.layers(features)), 2)
         return images
@@ -106,6 +117,48 @@ def _starts_at_zero(layer: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
+
+
+def make_trunk(
+    trunk: Trunk,
+    *,
+    image_size: int,
+    channels: int,
+    downsample: int,
+    width: int,
+    blocks: int,
+    channel_multipliers: tuple[int, ...] | None = None,
+    attention_sizes: tuple[int, ...] = (),
+    norm_groups: int = 32,
+) -> tuple[ImageEncoder, ImageDecoder] | tuple[VqganEncoder, VqganDecoder]:
+    """An encoder of pictures in [-1,1] to a grid (B,channels,h,w), and the decoder that is its way back.
+
+    Args:
+        trunk: `patches`: `ImageEncoder` and `ImageDecoder`, its inverse at the start; `vqgan`: `VqganEncoder` and
+            `VqganDecoder`, which alone read the last three arguments.
+        image_size: H = W.
+        channels: of the grid.
+        downsample: H/h, a power of two.
+        channel_multipliers: one for each level; None: 1, 2, 4, 4 …
+
+    Raises:
+        ValueError: a downsample that is no power of two or does not divide the image size, or too few or too many
+            channel multipliers for it.
+    """
+    if image_size % downsample:
+        raise ValueError(f"downsample={downsample} does not divide image_size={image_size}")
+    if trunk == "patches":
+        encoder = ImageEncoder(channels, width, blocks, downsample)
+        decoder = ImageDecoder(channels, width, blocks, downsample)
+        decoder.invert(encoder)
+        return encoder, decoder
+    levels = _levels(downsample) + 1
+    multipliers = channel_multipliers or tuple(min(2**level, 4) for level in range(levels))
+    if len(multipliers) != levels:
+        raise ValueError(f"downsample={downsample} wants {levels} channel_multipliers, got {list(multipliers)}")
+    sizes = {"image_size": image_size, "attention_sizes": attention_sizes, "groups": norm_groups}
+    shape = (channels, width, multipliers, blocks)
+    return VqganEncoder(*shape, **sizes), VqganDecoder(*shape, **sizes)  # type: ignore[arg-type]
 
 
 def to_signed(images: Tensor) -> Tensor:

@@ -1,72 +1,32 @@
 """`vq`: an image tokenizer with a vector-quantised codebook (van den Oord et al. 2017, arXiv 1711.00937).
 
-The codebook follows the features by moving averages (appendix A.1 there); codes that go unused are put back to work on
-features of the batch, as in Jukebox (arXiv 2005.00341, section 3.2).
+Two trunks: `patches`, which starts as k-means on patches, and `vqgan`, the encoder and decoder of VQGAN (Esser et al.
+2021, arXiv 2012.09841); for either its perceptual and adversarial losses on demand.
 
-Letters: B batch, D codebook dim, h w grid, K codes, M = B·h·w.
+Letters: B batch, D codebook dim, h w grid, K codes.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mmgen.models.blocks import ImageDecoder, ImageEncoder, codebook_use, to_signed, to_unit
+from mmgen.models.blocks import (
+    ImageDecoder,
+    ImageEncoder,
+    Trunk,
+    VqganDecoder,
+    VqganEncoder,
+    codebook_use,
+    make_trunk,
+    to_signed,
+    to_unit,
+)
+from mmgen.models.codebooks import Codebook, GumbelCodebook, StraightThroughCodebook, look_up
+from mmgen.models.discriminator import Discriminator
+from mmgen.models.picture_loss import PictureLoss
 from mmgen.protocols import Batch, Logs
-
-
-class Codebook(nn.Module):
-    """K code vectors that follow the features assigned to them; no gradient reaches it.
-
-    Args:
-        size: K.
-        dim: D.
-        decay: of the moving averages, in [0,1).
-        revive_below: a code whose moving count of uses a batch falls under this starts anew on a feature of the batch.
-    """
-
-    codes: Tensor
-    counts: Tensor
-    sums: Tensor
-    started: Tensor
-
-    def __init__(self, size: int, dim: int, decay: float, revive_below: float) -> None:
-        super().__init__()
-        self.decay, self.revive_below = decay, revive_below
-        self.register_buffer("codes", torch.randn(size, dim) / dim**0.5)
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", self.codes.clone())
-        self.register_buffer("started", torch.tensor(False))
-
-    def nearest(self, features: Tensor) -> Tensor:
-        """(M,D) to the index (M,) of the nearest code."""
-        return (self.codes.square().sum(1) - 2 * features @ self.codes.T).argmin(1)
-
-    @torch.no_grad()
-    def follow(self, features: Tensor, indices: Tensor) -> None:
-        """One step of the moving averages, then unused codes are revived. The first call puts all codes on features."""
-        if not self.started:
-            self._restart(torch.ones_like(self.counts, dtype=torch.bool), features)
-            self.started.fill_(True)
-            indices = self.nearest(features)
-        counts = torch.bincount(indices, minlength=len(self.codes)).to(features.dtype)
-        sums = torch.zeros_like(self.sums).index_add_(0, indices, features)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
-        self.codes.copy_(self.sums / self.counts.clamp_min(1e-5)[:, None])
-        self._restart(self.counts < self.revive_below, features)
-
-    def _restart(self, which: Tensor, features: Tensor) -> None:
-        """Puts the codes of `which` (K,) on random features; a little noise keeps two of them apart."""
-        rows = which.nonzero().flatten()
-        if not len(rows):
-            return
-        chosen = features[torch.randint(len(features), (len(rows),), device=features.device)]
-        chosen = chosen + 0.01 * features.std() * torch.randn_like(chosen)
-        self.counts[rows] = max(1.0, 2 * self.revive_below)
-        self.sums[rows] = chosen * self.counts[rows, None]
-        self.codes[rows] = chosen
 
 
 class VQ(nn.Module):
@@ -77,17 +37,36 @@ class VQ(nn.Module):
         codebook_size: K.
         codebook_dim: D, the length of a code vector.
         downsample: pixels a side that one code stands for.
-        width: channels at half the picture's size; they double at each level.
+        width: channels at half the picture's size; they double at each level. Of the vqgan trunk: at the whole size.
         blocks: residual blocks a level.
         commitment_weight: of the loss that holds features close to their codes.
         codebook_decay: of the codebook's moving averages.
         revive_below: uses a batch under which a code is put back to work.
+        trunk: `patches`, or `vqgan`.
+        codebook: how codes learn: by moving averages of their features (`ema`), by gradient (`straight_through`), or as
+            choices drawn by Gumbel-softmax (`gumbel`).
+        channel_multipliers: vqgan trunk: each level's width over `width`; null doubles it, four times at most.
+        attention_sizes: vqgan trunk: the sides of the feature maps that attention is computed on, besides the grid.
+        norm_groups: vqgan trunk: of GroupNorm, at most.
+        tau: of the Gumbel-softmax.
+        kl_weight: of the Gumbel codebook's KL to the uniform prior.
+        pixel_loss: whether the error of a pixel counts squared or absolute.
+        perceptual_weight: of LPIPS; 0 leaves it out.
+        perceptual_file: a safetensors file with the weights of LPIPS and VGG16.
+        perceptual_start: the first step that it counts at.
+        adversarial_weight: of the discriminator's verdict, beside a reconstruction of weight 1; 0 leaves it out.
+        adversarial_start: the first step at which the discriminator counts and learns.
+        discriminator_width: channels of its first layer.
+        discriminator_layers: halvings of the picture's size.
+
+    Attributes:
+        discriminator: learns beside the tokenizer; None without adversarial loss and in what is published.
 
     Raises:
-        ValueError: a downsample that is no power of two, or does not divide the image size.
+        ValueError: a downsample that is no power of two, or does not divide the image size; channel multipliers or a
+            discriminator that do not fit them.
+        ConfigError: a perceptual loss without a file.
     """
-
-    collapse_advice = "raise tokenizer.commitment_weight, or lower task.optimizer.lr"
 
     def __init__(
         self,
@@ -101,59 +80,97 @@ class VQ(nn.Module):
         commitment_weight: float = 0.25,
         codebook_decay: float = 0.98,
         revive_below: float = 0.05,
+        trunk: Trunk = "patches",
+        codebook: Literal["ema", "straight_through", "gumbel"] = "ema",
+        channel_multipliers: tuple[int, ...] | None = None,
+        attention_sizes: tuple[int, ...] = (),
+        norm_groups: int = 32,
+        tau: float = 1.0,
+        kl_weight: float = 5e-4,
+        pixel_loss: Literal["squared", "absolute"] = "squared",
+        perceptual_weight: float = 0.0,
+        perceptual_file: str | None = None,
+        perceptual_start: int = 0,
+        adversarial_weight: float = 0.0,
+        adversarial_start: int = 0,
+        discriminator_width: int = 64,
+        discriminator_layers: int = 3,
     ) -> None:
         super().__init__()
-        if image_size % downsample:
-            raise ValueError(f"downsample={downsample} does not divide image_size={image_size}")
         self.image_size, self.codebook_size = image_size, codebook_size
+        self.picture_loss = PictureLoss(
+            pixel_loss, perceptual_weight, perceptual_file, perceptual_start, adversarial_weight, adversarial_start
+        )
+        self.encoder: ImageEncoder | VqganEncoder
+        self.decoder: ImageDecoder | VqganDecoder
+        self.encoder, self.decoder = make_trunk(
+            trunk,
+            image_size=image_size,
+            channels=codebook_dim,
+            downsample=downsample,
+            width=width,
+            blocks=blocks,
+            channel_multipliers=channel_multipliers,
+            attention_sizes=attention_sizes,
+            norm_groups=norm_groups,
+        )
         self.grid = (image_size // downsample, image_size // downsample)
-        self.commitment_weight = commitment_weight
-        self.encoder = ImageEncoder(codebook_dim, width, blocks, downsample)
-        self.decoder = ImageDecoder(codebook_dim, width, blocks, downsample)
-        self.decoder.invert(self.encoder)
-        self.codebook = Codebook(codebook_size, codebook_dim, codebook_decay, revive_below)
+        self.quant_conv: nn.Module = nn.Identity()
+        self.post_quant_conv: nn.Module = nn.Identity()
+        if trunk == "vqgan":
+            self.quant_conv = nn.Conv2d(codebook_dim, codebook_dim, 1)
+            self.post_quant_conv = nn.Conv2d(codebook_dim, codebook_dim, 1)
+        self.codebook: Codebook | StraightThroughCodebook | GumbelCodebook
+        if codebook == "ema":
+            self.codebook = Codebook(codebook_size, codebook_dim, codebook_decay, revive_below, commitment_weight)
+            self.collapse_advice = "raise tokenizer.commitment_weight, or lower task.optimizer.lr"
+        elif codebook == "straight_through":
+            self.codebook = StraightThroughCodebook(codebook_size, codebook_dim, commitment_weight)
+            self.collapse_advice = "take tokenizer.codebook=ema, which puts unused codes back to work"
+        else:
+            self.codebook = GumbelCodebook(codebook_size, codebook_dim, tau, kl_weight)
+            self.collapse_advice = "raise tokenizer.kl_weight or tokenizer.tau, or take tokenizer.codebook=ema"
+        self.discriminator: Discriminator | None = None
+        if adversarial_weight > 0:
+            self.discriminator = Discriminator(image_size, discriminator_width, discriminator_layers)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] to what codes are chosen for (B,D,h,w)."""
+        features: Tensor = self.quant_conv(self.encoder(to_signed(images)))
+        return features
 
     def encode(self, images: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1] to indices (B,h,w)."""
-        return self._assign(self.encoder(to_signed(images)))[1]
+        return self.codebook.assign(self.features(images))
 
     def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) in [0,1] to the code vectors (B,D,h,w) at each position, and their indices (B,h,w)."""
         indices = self.encode(images)
-        return self._look_up(indices), indices
+        return look_up(indices, self.codebook.codes), indices
 
     def decode_features(self, features: Tensor) -> Tensor:
         """Code vectors (B,D,h,w) to pictures (B,3,H,W) in [0,1]."""
-        return to_unit(self.decoder(features))
+        return to_unit(self.decoder(self.post_quant_conv(features)))
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B,h,w) to pictures (B,3,H,W) in [0,1]."""
-        return self.decode_features(self._look_up(indices))
-
-    def _look_up(self, indices: Tensor) -> Tensor:
-        """Indices (B,h,w) to code vectors (B,D,h,w)."""
-        return F.embedding(indices, self.codebook.codes).permute(0, 3, 1, 2)
-
-    def _assign(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B,D,h,w) to the same as rows (M,D), and indices (B,h,w)."""
-        rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-        batch, _, height, width = features.shape
-        return rows, self.codebook.nearest(rows).view(batch, height, width)
+        return self.decode_features(look_up(indices, self.codebook.codes))
 
     def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]:
-        """Squared error of the reconstruction plus commitment (eq. 3 of the paper; the codebook moves by averages)."""
+        """The reconstruction's loss plus the codebook's (eq. 3 of the paper); the discriminator's own, if there is one.
+
+        In eval mode without the adversary: only training batches are judged by it.
+        """
         images = to_signed(batch["image"])
-        features = self.encoder(images)
-        rows, indices = self._assign(features)
-        if self.training:
-            self.codebook.follow(rows.detach(), indices.flatten())
-            indices = self.codebook.nearest(rows.detach()).view(indices.shape)
-        codes = self._look_up(indices)
-        commitment = F.mse_loss(features, codes)
-        # Straight through: the decoder sees the codes, the encoder gets the decoder's gradient.
-        output = self.decoder(features + (codes - features).detach())
-        error = F.mse_loss(output, images)
-        psnr = -10 * (to_unit(output.detach()) - batch["image"]).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
-        logs: Logs = {"reconstruction": error.detach(), "commitment_loss": commitment.detach(), "psnr": psnr.mean()}
-        logs["indices"] = indices
-        return error + self.commitment_weight * commitment, logs | codebook_use(indices, self.codebook_size)
+        passed, indices, codebook_loss, logs = self.codebook(self.features(batch["image"]), step)
+        made = self.decoder(self.post_quant_conv(passed))
+        loss, told = self.picture_loss(
+            made,
+            images,
+            step,
+            discriminator=self.discriminator if self.training else None,
+            last_layer=self.decoder.last_layer,
+        )
+        psnr = -10 * (to_unit(made.detach()) - batch["image"]).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
+        logs = {**told, **logs, "psnr": psnr.mean(), "indices": indices}
+        return loss + codebook_loss, logs | codebook_use(indices, self.codebook_size)
