@@ -17,7 +17,9 @@ nox.options.sessions = ["tests", "lint", "types"]
 HERE = Path(__file__).parent
 PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
 TESTS = ["tests", *(str(plugin / "tests") for plugin in PLUGINS if (plugin / "tests").is_dir())]
-DEV = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+DEV = PROJECT["project"]["optional-dependencies"]["dev"]
+REFERENCES = PROJECT["dependency-groups"]["references"]
 ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
 
 
@@ -25,6 +27,7 @@ def install(session: nox.Session, *more: str) -> None:
     """mmgen and every plugin of the repository, editable."""
     editable = [part for plugin in PLUGINS for part in ("-e", str(plugin))]
     session.install("-e", ".[dev]", *editable, *more)
+    session.install("--no-deps", *REFERENCES)
 
 
 @nox.session
