@@ -46,6 +46,8 @@ class Dataset(Protocol):
       uses; every other one is held out. Without it, mmgen holds out 5 % as `val`, by the id's hash.
     - `classes`: Mapping[str, Sequence[str]], the possible values of an attribute; `templates`: Sequence[str], captions
       with places for attributes, such as "{name} with {tone} skin tone". Classifying by name reads both.
+    - `original(index)`: the picture at its own size (3,H,W), float in [0,1], from which the paper's augmentations cut
+      (`task.augment`). Without it they cut from the sample's `image`, enlarged.
     - `attribution`: str, the licence's line for the report.
     """
 
@@ -73,7 +75,12 @@ class TextTokenizer(Protocol):
 @runtime_checkable
 class Trainable(Protocol):
     """A component that learns owns its loss. In eval mode (`self.training` false) the same call gives the validation
-    loss: no dropout, no relaxation, nothing random."""
+    loss: no dropout, no relaxation, nothing random.
+
+    A module in an attribute `discriminator` learns against the rest: its loss is added to the component's, and neither
+    side's gradient may reach the other's weights. It is trained with `task.discriminator_optimizer`, kept in checkpoints,
+    and left out (the attribute is None) of the averaged weights, which are what is validated and published.
+    """
 
     def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...
 

@@ -173,13 +173,14 @@ def with_fingerprint(part: Part) -> Part:
 
 
 def load_weights(component: Any, part: Part, fix: str) -> None:
-    """Puts a part's weights into a component.
+    """Puts a part's weights into a component. No part holds a discriminator's: those of the component stay as they are.
 
     Raises:
         CheckpointError: MMG-K02, they do not fit.
     """
+    kept = {name: tensor for name, tensor in component.state_dict().items() if name.startswith("discriminator.")}
     try:
-        component.load_state_dict(part.tensors)
+        component.load_state_dict({**kept, **part.tensors})
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()[:200]
         raise CheckpointError(

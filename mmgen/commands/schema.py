@@ -42,6 +42,14 @@ class OptimizerConfig:
 
 
 @dataclass
+class DiscriminatorOptimizerConfig:
+    lr: float | None = _option(None, "peak learning rate; null: the optimizer's, as for all of these", low=0)
+    betas: tuple[float, float] | None = _option(None, "averaging of gradient and of its square")
+    eps: float | None = _option(None, "keeps the division finite", low=0)
+    weight_decay: float | None = _option(None, "of filters only, times the learning rate", low=0)
+
+
+@dataclass
 class ScheduleConfig:
     warmup_steps: int = _option(0, "linear warm-up", low=0)
     final: float = _option(0.0, "cosine from there to this share of the peak at trainer.max_steps", low=0, high=1)
@@ -59,6 +67,7 @@ class TaskConfig:
     name: Literal["tokenizer", "generator", "encoder"] = _required("what is trained")
     batch_size: int = _option(64, "pictures a step, over all ranks", low=1)
     optimizer: OptimizerConfig = _option(OptimizerConfig)
+    discriminator_optimizer: DiscriminatorOptimizerConfig | None = _option(None, "of a tokenizer's adversary")
     schedule: ScheduleConfig = _option(ScheduleConfig)
     ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off", low=0, high=1)
     checkpoint_every: int = _option(200, "steps", low=1)

@@ -104,6 +104,7 @@ class _Training:
         task = TASKS[stage.kind](
             component,
             optimizer=stage.task["optimizer"],
+            discriminator_optimizer=stage.task["discriminator_optimizer"],
             schedule=stage.task["schedule"],
             ema_decay=stage.task["ema_decay"],
             max_steps=self.max_steps,

@@ -12,7 +12,8 @@ class Ema(nn.Module):
     """Follows a component; part of the checkpoint, so that a resumed run's average is the same.
 
     Early on the average follows faster, (1 + n) / (10 + n) after n updates, so that a short run is not held back by its
-    start (as in TensorFlow's ExponentialMovingAverage).
+    start (as in TensorFlow's ExponentialMovingAverage). A component's discriminator is left out: what is averaged is
+    what is used after training.
 
     Args:
         module: what is followed.
@@ -27,6 +28,8 @@ class Ema(nn.Module):
             raise ValueError(f"ema_decay must lie in [0,1), got {decay}")
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        if getattr(self.module, "discriminator", None) is not None:
+            self.module.discriminator = None
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
@@ -35,9 +38,9 @@ class Ema(nn.Module):
         n = int(self.updates)
         weight = 1 - min(self.decay, (1 + n) / (10 + n))
         mine, theirs = self.module.state_dict(), module.state_dict()
-        floats = [name for name, tensor in theirs.items() if tensor.is_floating_point()]
+        floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], weight)
-        for name in theirs.keys() - set(floats):
+        for name in mine.keys() - set(floats):
             mine[name].copy_(theirs[name])
         self.updates += 1
 

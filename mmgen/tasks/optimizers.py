@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,25 +17,34 @@ OPTIMIZERS = ("adamw", "muon")
 TABLES = ("embedding", "position", "codebook")  # how a bare parameter's name ends that is looked up in or added
 
 
+def discriminator_of(module: nn.Module) -> nn.Module | None:
+    """The part of a component that learns against it (see `mmgen.protocols.Trainable`), if it has one."""
+    return getattr(module, "discriminator", None)
+
+
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """What learns, by name, without the discriminator's."""
+    adversary = discriminator_of(module)
+    others = {id(parameter) for parameter in adversary.parameters()} if adversary else set()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and id(parameter) not in others:
+            yield name, parameter
+
+
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as in CLIP."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(TABLES)
-            (others if plain else decayed).append(parameter)
+    for name, parameter in own_parameters(module):
+        plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(TABLES)
+        (others if plain else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """What Muon is meant for: the matrices inside the blocks; not embeddings, heads, filters or projections."""
-    return [
-        parameter
-        for name, parameter in module.named_parameters()
-        if parameter.ndim == 2 and "blocks." in name and parameter.requires_grad
-    ]
+    return [parameter for name, parameter in own_parameters(module) if parameter.ndim == 2 and "blocks." in name]
 
 
 def check_optimizer(module: nn.Module, options: Mapping[str, Any], key: str = "task.optimizer.name") -> None:
@@ -56,15 +65,36 @@ def check_optimizer(module: nn.Module, options: Mapping[str, Any], key: str = "t
         )
 
 
-def make_optimizer(module: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+def discriminator_groups(
+    module: nn.Module, options: Mapping[str, Any], discriminator: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Groups of the discriminator's, for AdamW always, with settings of their own; None means the optimizer's."""
+    adversary = discriminator_of(module)
+    if adversary is None:
+        return []
+    given = {name: value for name, value in (discriminator or {}).items() if value is not None}
+    settings = {name: given.get(name, options[name]) for name in ("lr", "betas", "eps", "weight_decay")}
+    groups = parameter_groups(adversary, settings.pop("weight_decay"))
+    return [{**settings, "betas": tuple(settings["betas"]), **group} for group in groups]
+
+
+def make_optimizer(
+    module: nn.Module, options: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
     """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay).
+
+    A component's discriminator is in it too, in groups of its own: with a second optimizer object Lightning would count
+    each step twice.
+
+    Args:
+        discriminator: lr, betas, eps, weight_decay of the discriminator's groups, as far as they differ.
 
     Raises:
         ConfigError: see `check_optimizer`.
     """
     check_optimizer(module, options)
     beta1, beta2 = options["betas"]
-    groups = parameter_groups(module, options["weight_decay"])
+    groups = parameter_groups(module, options["weight_decay"]) + discriminator_groups(module, options, discriminator)
     if options["name"] == "adamw":
         return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
     matrices = hidden_matrices(module)

@@ -28,6 +28,7 @@ class Task(pl.LightningModule):
         ema_decay: of the weights' moving average, in [0,1).
         max_steps: where the schedule ends.
         seed: what a step draws is a function of (seed, step, rank): a resumed step draws the same.
+        discriminator_optimizer: lr, betas, eps, weight_decay of a component's discriminator; None is the optimizer's.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Task(pl.LightningModule):
         ema_decay: float,
         max_steps: int,
         seed: int,
+        discriminator_optimizer: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.component = component
         self.ema = Ema(component, ema_decay)
         self.optimizer_options, self.schedule_options = optimizer, schedule
+        self.discriminator_options = discriminator_optimizer
         self.max_steps, self.seed = max_steps, seed
 
     @property
@@ -52,7 +55,7 @@ class Task(pl.LightningModule):
         return self.ema.module
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.component, self.optimizer_options)
+        optimizer = make_optimizer(self.component, self.optimizer_options, self.discriminator_options)
         schedule = make_schedule(optimizer, self.schedule_options, self.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
