@@ -86,7 +86,7 @@ class Task(pl.LightningModule):
         self._log("val", {"loss": loss, **logs}, len(batch["caption"]))
 
     def _log(self, stage: str, logs: Logs, batch_size: int) -> None:
-        values = {f"{stage}/{name}": value for name, value in logs.items()}
+        values = {f"{stage}/{name}": value for name, value in logs.items() if name != "indices"}
         self.log_dict(values, on_step=stage == "train", on_epoch=stage == "val", batch_size=batch_size)
 
     def _not_finite(self, what: str, value: float, batch: Batch) -> NonFiniteError:
