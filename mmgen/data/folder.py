@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, list_error, listed
 from mmgen.errors import DataError, quoted
 from mmgen.images import SUFFIXES, decode
@@ -77,6 +79,10 @@ class Folder:
         if entry.attributes:
             sample["attributes"] = dict(entry.attributes)
         return sample
+
+    def original(self, index: int) -> Tensor:
+        """The picture at its own size (3,H,W), float in [0,1]: what augmentations cut from."""
+        return decode(self._entries[index].file)
 
     def _all_entries(self) -> list[_Entry]:
         if not self.root.is_dir():

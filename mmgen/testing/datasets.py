@@ -107,6 +107,29 @@ def reading_leaves_the_random_numbers_alone(subject: Subject) -> None:
     require_random_state_kept(lambda: [subject.dataset[i] for i in subject.positions])
 
 
+def originals_are_pictures(subject: Subject) -> None:
+    read = getattr(subject.dataset, "original", None)
+    for i in subject.positions if read is not None else ():
+        assert read is not None
+        image = read(i)
+        require(isinstance(image, Tensor) and image.dim() == 3, f"original({i}) is no tensor (3,H,W)")
+        require_tensor(image, (3, *image.shape[1:]), f"original({i})")
+        require(min(image.shape[1:]) > 0, f"original({i}) has no pixels")
+        require(bool((image >= 0).all() and (image <= 1).all()), f"original({i}) has values outside [0,1]")
+
+
+def an_original_is_always_the_same(subject: Subject) -> None:
+    read = getattr(subject.dataset, "original", None)
+    if read is None:
+        return
+    i = subject.positions[-1]
+    first = read(i)
+    kept = first.clone()
+    first.fill_(0.5)
+    require(torch.equal(read(i), kept), f"original({i}) is another when it is read again")
+    require_random_state_kept(lambda: read(i))
+
+
 def it_ends(subject: Subject) -> None:
     try:
         subject.dataset[len(subject.dataset)]
@@ -173,6 +196,8 @@ DATASET_CHECKS = (
     a_sample_is_always_the_same,
     a_sample_belongs_to_its_reader,
     reading_leaves_the_random_numbers_alone,
+    originals_are_pictures,
+    an_original_is_always_the_same,
     it_ends,
     it_survives_a_trip_to_a_worker,
     splits_are_disjoint_positions,

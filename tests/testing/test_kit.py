@@ -84,6 +84,14 @@ class Empty(Bars):
         return 0
 
 
+class Originals(Bars):
+    """Has pictures at a size of their own."""
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        super().__init__()
+        self.original = read
+
+
 def noise(_: int) -> Tensor:
     return torch.rand(3, 8, 8)
 
@@ -95,6 +103,10 @@ def quiet_noise(_: int) -> Tensor:
 def numpy_noise(_: int) -> Tensor:
     np.random.rand()
     return torch.zeros(3, 8, 8)
+
+
+def zeros(_: int) -> Tensor:
+    return torch.zeros(3, 20, 9)
 
 
 def with_attribute(**attributes: Any) -> Bars:
@@ -121,6 +133,12 @@ DATASETS = [
     (Bars(image=noise), "reading_leaves_the_random_numbers_alone"),
     (Bars(image=numpy_noise), "reading_leaves_the_random_numbers_alone"),
     (Forgetful(), "a_sample_belongs_to_its_reader"),
+    (Originals(lambda i: torch.full((3, 20, 9), 1.5)), "originals_are_pictures"),
+    (Originals(lambda i: torch.zeros(20, 9)), "originals_are_pictures"),
+    (Originals(lambda i: torch.zeros(3, 20, 9, dtype=torch.uint8)), "originals_are_pictures"),
+    (Originals(quiet_noise), "an_original_is_always_the_same"),
+    (Originals(noise), "an_original_is_always_the_same"),
+    (Originals(numpy_noise), "an_original_is_always_the_same"),
     (Endless(), "it_ends"),
     (Local(), "it_survives_a_trip_to_a_worker"),
     (Empty(), "it_has_samples"),
@@ -136,8 +154,9 @@ DATASETS = [
 
 
 def test_a_good_dataset_passes() -> None:
-    assert len(check_dataset(Bars())) == 16
-    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 16
+    assert len(check_dataset(Bars())) == 18
+    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 18
+    assert len(check_dataset(Originals(zeros))) == 18
 
 
 @pytest.mark.parametrize(("dataset", "check"), DATASETS, ids=[f"{i}-{check}" for i, (_, check) in enumerate(DATASETS)])

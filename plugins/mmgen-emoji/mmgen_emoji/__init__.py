@@ -75,6 +75,10 @@ class Emoji:
             "attributes": attributes,
         }
 
+    def original(self, index: int) -> torch.Tensor:
+        """The picture at its own size (3,72,72), float in [0,1]."""
+        return decode(picture_folder() / f"{self._emoji[index].id}.png")
+
 
 def pictures_digest() -> str:
     """16 hex digits of SHA-256 over the names and bytes of the PNG files that have a name."""
