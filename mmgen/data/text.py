@@ -113,6 +113,10 @@ class BpeTextTokenizer:
             rows.append(ids[:length] + self._pads[len(ids) :])
         return torch.tensor(rows, dtype=torch.long).reshape(len(captions), length)
 
+    def end(self, text_tokens: Tensor) -> Tensor:
+        """(B,T) to the position (B,) of each caption's first pad; of a caption that fills T, the last one."""
+        return (text_tokens < self.vocab_size).sum(1).clamp_max(text_tokens.shape[1] - 1)
+
     def fits(self, caption: str) -> bool:
         """Whether the ordinary segmentation needs no more than T ids."""
         return len(self._segment(caption, None)) <= self.context_length

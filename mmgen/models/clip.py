@@ -1,61 +1,63 @@
 """`clip`: pictures and captions in one space (Radford et al. 2021, arXiv 2103.00020, section 2 and figure 3).
 
-Letters: B batch, T text positions, P patches, D width, E features.
+Letters: B batch, T text positions, E features.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from mmgen.models.contrast import sigmoid_loss, softmax_loss
+from mmgen.models.resnet import ModifiedResNet
+from mmgen.models.towers import Activation, TextTransformer, VisionTransformer
 from mmgen.protocols import Batch, Logs, TextTokenizer
 
 MAX_LOGIT_SCALE = math.log(100)  # section 2.5: clipped, so that no logit is scaled by more than 100
-
-
-class EncoderBlock(nn.Module):
-    """Pre-norm attention and MLP, causal or not.
-
-    Args:
-        width: D.
-        num_heads: divides D.
-        causal: whether a position sees only those before it (the text).
-    """
-
-    def __init__(self, width: int, num_heads: int, causal: bool) -> None:
-        super().__init__()
-        self.num_heads, self.causal = num_heads, causal
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=self.causal)
-        x = x + self.out(out.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+# What pictures are normalised by: to [-1,1], or by the mean and deviation of OpenAI's training pictures.
+PIXELS = {
+    "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
 
 
 class Clip(nn.Module):
-    """The contrastive encoder: a vision transformer and a text transformer, trained to tell matching pairs in a batch.
+    """The contrastive encoder: one network reads pictures, one reads text, trained to tell matching pairs in a batch.
 
     Args:
-        text_tokenizer: caption to ids; the text's feature is taken at the first pad, which ends the caption.
+        text_tokenizer: caption to ids; the text's feature is taken where it says that a caption ends.
         image_size: H = W, set by the dataset.
         embed_dim: E, features shared by both sides.
-        patch_size: pixels a side of a patch; divides the image size.
-        width: D of both transformers.
+        image_tower: a vision transformer, or CLIP's modified residual network.
+        patch_size: of the vision transformer; divides the image size.
+        width: of the vision transformer, or channels of the residual network's stem.
         image_layers: blocks of the vision transformer.
+        stages: bottlenecks in each of the residual network's four stages.
+        num_heads: of the vision transformer, or of the residual network's attention pool.
+        pre_norm: whether the vision transformer normalises the patches first.
+        pool: the vision transformer's class token, or the average of its patches.
+        text_width: of the text transformer; null: as `width`.
         text_layers: blocks of the text transformer.
-        num_heads: of both; divides D.
+        text_heads: null: as `num_heads`.
+        activation: of all MLPs. OpenAI's weights want quick_gelu; weights trained with one are wrong with the other.
+        pixels: what pictures are normalised by.
+        loss: softmax (symmetric cross-entropy, CLIP) or sigmoid (SigLIP).
+        chunk_size: rows that pass through a network at once in training; the loss is that of the whole batch and its
+            gradients are the same, for one more forward pass. null: all rows at once.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: sizes that do not divide, or `chunk_size` with a residual network, whose normalisation is over the
+            rows that pass at once.
     """
+
+    # Options without weights of their own, that weights trained with one value are wrong with another.
+    fixed_options = ("activation", "pixels", "num_heads", "text_heads", "pre_norm", "pool")
 
     def __init__(
         self,
@@ -63,75 +65,87 @@ class Clip(nn.Module):
         text_tokenizer: TextTokenizer,
         image_size: int,
         embed_dim: int = 128,
+        image_tower: Literal["vit", "resnet"] = "vit",
         patch_size: int = 8,
         width: int = 192,
         image_layers: int = 4,
-        text_layers: int = 2,
+        stages: tuple[int, ...] = (3, 4, 6, 3),
         num_heads: int = 4,
+        pre_norm: bool = True,
+        pool: Literal["class_token", "average"] = "class_token",
+        text_width: int | None = None,
+        text_layers: int = 2,
+        text_heads: int | None = None,
+        activation: Activation = "gelu",
+        pixels: Literal["symmetric", "openai"] = "symmetric",
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size % patch_size:
-            raise ValueError(f"patch_size={patch_size} does not divide image_size={image_size}")
-        if width % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide width={width}")
-        self.text_tokenizer, self.image_size = text_tokenizer, image_size
-        patches = (image_size // patch_size) ** 2
-        self.patch_embedding = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.patch_position = nn.Parameter(torch.randn(patches + 1, width) * 0.02)
-        self.image_blocks = nn.ModuleList(EncoderBlock(width, num_heads, False) for _ in range(image_layers))
-        self.image_norm_before, self.image_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.image_projection = nn.Linear(width, embed_dim, bias=False)
-        self.text_embedding = nn.Embedding(text_tokenizer.num_ids, width)
-        self.text_position = nn.Parameter(torch.randn(text_tokenizer.context_length, width) * 0.01)
-        self.text_blocks = nn.ModuleList(EncoderBlock(width, num_heads, True) for _ in range(text_layers))
-        self.text_norm = nn.LayerNorm(width)
-        self.text_projection = nn.Linear(width, embed_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self._start(image_layers, text_layers)
-
-    def _start(self, image_layers: int, text_layers: int) -> None:
-        """The original's initialisation, by width and depth."""
-        nn.init.normal_(self.text_embedding.weight, std=0.02)
-        for blocks, layers in ((self.image_blocks, image_layers), (self.text_blocks, text_layers)):
-            for block in blocks:
-                assert isinstance(block, EncoderBlock)
-                width = block.out.in_features
-                nn.init.normal_(block.qkv.weight, std=width**-0.5)
-                nn.init.normal_(block.out.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-                nn.init.normal_(block.up.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(block.down.weight, std=width**-0.5 * (2 * layers) ** -0.5)
-        for projection in (self.image_projection, self.text_projection):
-            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        if chunk_size is not None and (chunk_size < 1 or image_tower == "resnet"):
+            raise ValueError(
+                f"chunk_size={chunk_size} with image_tower={image_tower}: it is at least 1, and a residual network's "
+                "normalisation sees all rows at once"
+            )
+        self.text_tokenizer, self.image_size, self.loss, self.chunk_size = text_tokenizer, image_size, loss, chunk_size
+        self.image: VisionTransformer | ModifiedResNet
+        if image_tower == "resnet":
+            self.image = ModifiedResNet(
+                image_size=image_size, width=width, stages=stages, num_heads=num_heads, embed_dim=embed_dim
+            )
+        else:
+            self.image = VisionTransformer(
+                image_size=image_size,
+                patch_size=patch_size,
+                width=width,
+                layers=image_layers,
+                num_heads=num_heads,
+                embed_dim=embed_dim,
+                activation=activation,
+                pre_norm=pre_norm,
+                pool=pool,
+            )
+        self.text = TextTransformer(
+            num_ids=text_tokenizer.num_ids,
+            context_length=text_tokenizer.context_length,
+            width=text_width or width,
+            layers=text_layers,
+            num_heads=text_heads or num_heads,
+            embed_dim=embed_dim,
+            activation=activation,
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if loss == "sigmoid" else 1 / 0.07)))
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" else None
+        mean, deviation = PIXELS[pixels]
+        self._mean, self._deviation = mean, deviation
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1] to image_features (B,E), of length one."""
-        x = self.patch_embedding(images * 2 - 1).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.patch_position
-        x = self.image_norm_before(x)
-        for block in self.image_blocks:
-            x = block(x)
-        return F.normalize(self.image_projection(self.image_norm(x[:, 0])), dim=-1)
+        mean = images.new_tensor(self._mean)[:, None, None]
+        deviation = images.new_tensor(self._deviation)[:, None, None]
+        return F.normalize(self.image((images - mean) / deviation), dim=-1)
 
     def encode_text(self, text_tokens: Tensor) -> Tensor:
         """(B,T) to text_features (B,E), of length one."""
-        # Causal attention and pooling at the caption's end make the positions after it idle: they are cut off.
-        words = (text_tokens < self.text_tokenizer.vocab_size).sum(1)
-        end = words.clamp_max(text_tokens.shape[1] - 1)
-        length = int(end.max()) + 1
-        x = self.text_embedding(text_tokens[:, :length]) + self.text_position[:length]
-        for block in self.text_blocks:
-            x = block(x)
-        pooled = self.text_norm(x[torch.arange(len(x), device=x.device), end])
-        return F.normalize(self.text_projection(pooled), dim=-1)
+        return F.normalize(self.text(text_tokens, self.text_tokenizer.end(text_tokens)), dim=-1)
 
     def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]:
-        """Symmetric cross-entropy over the batch's pairs (figure 3)."""
+        """The loss over the batch's pairs, of all processes when there are several (see `mmgen.models.contrast`)."""
         images = batch["image"]
         text_tokens = self.text_tokenizer.encode(batch["caption"], batch["key"] if self.training else None)
+        image_features = self._in_chunks(self.encode_image, images)
+        text_features = self._in_chunks(self.encode_text, text_tokens.to(images.device))
         scale = self.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
-        logits = scale * self.encode_image(images) @ self.encode_text(text_tokens.to(images.device)).T
-        truth = torch.arange(len(logits), device=logits.device)
-        loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-        right = (logits.argmax(1) == truth).float().mean()
+        if self.logit_bias is None:
+            loss, right = softmax_loss(image_features, text_features, scale)
+        else:
+            loss, right = sigmoid_loss(image_features, text_features, scale, self.logit_bias)
         return loss, {"batch_accuracy": right, "logit_scale": scale.detach()}
+
+    def _in_chunks(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Rows through a network, `chunk_size` at once: what lies between is made again in the backward pass."""
+        if self.chunk_size is None or len(rows) <= self.chunk_size or not self.training:
+            return encode(rows)
+        chunks = rows.split(self.chunk_size)
+        features: list[Tensor] = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
+        return torch.cat(features)

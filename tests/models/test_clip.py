@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmgen.models.clip import Clip, EncoderBlock
+from mmgen.models.clip import Clip
+from mmgen.models.towers import EncoderBlock
 from mmgen.testing import check_encoder
 from mmgen.testing.stand_ins import small_batch, small_text_tokenizer
 from tests.models.reference import causal_mask, roughen, torch_layer
@@ -73,11 +74,11 @@ def test_training_draws_segmentations_by_key_and_evaluation_does_not():
 
 def untrimmed(model: Clip, tokens: torch.Tensor) -> torch.Tensor:
     """`encode_text` over every position, pads and all."""
-    x = model.text_embedding(tokens) + model.text_position
-    for block in model.text_blocks:
+    x = model.text.embedding(tokens) + model.text.position
+    for block in model.text.blocks:
         x = block(x)
     words = (tokens < model.text_tokenizer.vocab_size).sum(1).clamp_max(tokens.shape[1] - 1)
-    return F.normalize(model.text_projection(model.text_norm(x[range(len(x)), words])), dim=-1)
+    return F.normalize(model.text.projection(model.text.norm(x[range(len(x)), words])), dim=-1)
 
 
 @torch.no_grad()

@@ -23,3 +23,6 @@ class Words:
         rows = [[int(word) for word in caption.split()][: self.context_length] for caption in captions]
         pads = range(self.vocab_size, self.num_ids)
         return torch.tensor([[*ids, *pads[len(ids) :]] for ids in rows])
+
+    def end(self, text_tokens: Tensor) -> Tensor:
+        return (text_tokens < self.vocab_size).sum(1).clamp_max(text_tokens.shape[1] - 1)
