@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
-COMMANDS = ("run", "train", "sample", "classify", "export", "plugins")
-TAKE_POSITIONALS = ("sample", "classify", "export")
+COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "plugins")
+TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}

@@ -11,8 +11,9 @@ import io
 import math
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 16
 MIN_SIDE = 8
+
+Result = TypeVar("Result")
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -60,12 +63,24 @@ def decode(source: str | Path | bytes, size: int | None = None, *, max_pixels: i
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
+    pixels = _opened(source, max_pixels, lambda image: _pixels(image, size))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
+
+
+def picture_size(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(H,W) of a picture as `decode` gives it, upright, without decoding it; errors as there."""
+    width, height = _opened(source, max_pixels, lambda image: _upright(Image.new("L", image.size), image).size)
+    return height, width
+
+
+def _opened(source: str | Path | bytes, max_pixels: int, read: Callable[[Image.Image], Result]) -> Result:
+    """What `read` makes of an opened picture whose size was checked; see `decode` for the errors."""
     where = "bytes" if isinstance(source, bytes) else str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image.size, where, max_pixels)
-            pixels = _pixels(image, size)
+            return read(image)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
@@ -76,7 +91,6 @@ def decode(source: str | Path | bytes, size: int | None = None, *, max_pixels: i
         # Decoders trip over damaged files in many ways (OSError, SyntaxError, ValueError, struct.error, zlib.error …),
         # and all of them mean the same here.
         raise _unreadable("cannot decode the picture", where, _hint(source), why=_reason(e)) from e
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
 
 
 def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
@@ -200,8 +214,7 @@ def grid(images: Tensor, columns: int, pad: int = 2) -> Tensor:
     return canvas
 
 
-_INK, _QUIET, _LINE = (34, 34, 34), (120, 120, 120), (226, 226, 226)
-_MARGIN, _GAP = 16, 6
+_INK, _QUIET, _LINE, _MARGIN, _GAP = (34, 34, 34), (120, 120, 120), (226, 226, 226), 16, 6
 
 
 def sheet(

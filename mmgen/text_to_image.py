@@ -1,73 +1,47 @@
 """The loaded trio: image tokenizer, generator, contrastive encoder; what `mmgen.load` returns and the commands use.
 
-Letters: C captions, n drawings of each, k kept, L labels, N = h·w, H W pixels, D features.
+Letters: C captions, n drawings of each, k kept, P pictures, L labels, N = h·w, H W pixels, D features.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmgen import registry
-from mmgen.checkpoint.exports import is_export, read_export
-from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
-from mmgen.data.asked import check_caption, check_labels
-from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
-from mmgen.images import decode
+from mmgen.data.asked import check_caption, check_counts
+from mmgen.drawings import Captions, Drawings, Redrawing
+from mmgen.errors import CheckpointError
+from mmgen.images import picture_size
+from mmgen.loading import AUTOREGRESSIVE, PARTS, load_part, read_parts, recorded_sampler
 from mmgen.protocols import Encoder, Generator, Sampler, Tokenizer
-from mmgen.runs.directory import RunDirectory
+from mmgen.samplers.captions import write_captions
+from mmgen.samplers.choice import Choice
+from mmgen.samplers.region import Region, Unit
+from mmgen.trio import BATCH, Trio, in_batches
 
-PARTS = ("tokenizer", "generator", "encoder")
-# Pictures are decoded and scored in one batch size, the last batch padded: the last bits of a result depend on it.
-BATCH = 64
-MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
+__all__ = ["BATCH", "PARTS", "Drawings", "TextToImage", "load_part", "open_trio", "read_parts", "recorded_sampler"]
+
+HELD_BYTES = 1 << 28  # of decoded drawings that wait to be ranked
 
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Drawings:
-    """Drawings of one caption, best first by the encoder's score. Indexing gives pictures.
-
-    Attributes:
-        images: (k,3,H,W) in [0,1].
-        scores: (k,) cosine of picture and caption.
-        numbers: (k,) which of the drawings each is: the same seed and number draw it again.
-        image_tokens: (k,N).
-    """
-
-    caption: str
-    seed: int
-    images: Tensor
-    scores: Tensor
-    numbers: Tensor
-    image_tokens: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.images)
-
-
-class TextToImage:
-    """Draws captions, ranks the drawings, and classifies pictures by naming the classes.
+class TextToImage(Trio):
+    """Draws captions and ranks the drawings, redraws parts of pictures, and captions and classifies pictures.
 
     Args:
         tokenizer, generator, encoder: in eval mode; what is missing cannot be used, and is named when it is asked for.
-        sampler: how tokens are drawn.
+            Without an encoder nothing is ranked.
+        sampler: its name and options, as a config holds them; by default autoregressive's own.
         fingerprints: of the parts that are there, by kind.
+
+    Attributes:
+        sampler: how tokens are drawn. `sampler_config`: the same as a mapping, complete.
     """
 
     def __init__(
@@ -76,24 +50,30 @@ class TextToImage:
         tokenizer: Tokenizer | None = None,
         generator: Generator | None = None,
         encoder: Encoder | None = None,
-        sampler: Sampler | None = None,
+        sampler: Mapping[str, Any] | None = None,
         fingerprints: Mapping[str, str] | None = None,
+        trusted: bool = True,
     ) -> None:
-        self._parts: dict[str, Any] = {"tokenizer": tokenizer, "generator": generator, "encoder": encoder}
-        self.sampler = sampler or registry.build("sampler", {"name": "autoregressive"})
-        self.fingerprints = dict(fingerprints or {})
+        super().__init__(tokenizer=tokenizer, generator=generator, encoder=encoder, fingerprints=fingerprints)
+        self.sampler_config = registry.complete("sampler", sampler or AUTOREGRESSIVE, trusted=trusted)
+        self.sampler: Sampler = registry.build("sampler", self.sampler_config, trusted=trusted)
 
-    def part(self, kind: str) -> Any:
-        """The part of that kind.
-
-        Raises:
-            CheckpointError: it was not trained or not exported.
-        """
-        if self._parts[kind] is None:
+    def _ordered(self, order: str) -> Any:
+        """The generator, whose stream has to have the text or the picture first."""
+        generator = self.part("generator")
+        found = getattr(generator.stream, "order", "text_first")
+        if found != order:
+            what = ("captions pictures", "draw") if found == "image_first" else ("draws captions", "caption pictures")
             raise CheckpointError(
-                f"there is no trained {kind} here", code="MMG-K05", fix=f"mmgen train task={kind}, or mmgen run"
+                f"this generator {what[0]}; it cannot {what[1]}",
+                code="MMG-K10",
+                where=f"generator.order={found}",
+                why="its stream has the " + ("picture" if found == "image_first" else "text") + " first",
+                fix=f"mmgen train task=generator generator.order={order} tokenizer_from=RUN dataset=NAME",
             )
-        return self._parts[kind]
+        return generator
+
+    # ---- pictures of captions
 
     def generate(self, caption: str, *, num_images: int = 8, keep: int | None = None, seed: int = 1) -> Drawings:
         """Draws a caption and keeps the drawings that fit it best, as DALL·E does (section 2.6).
@@ -107,11 +87,53 @@ class TextToImage:
         Raises:
             ConfigError: no caption, one that is too long, or counts that make no sense.
         """
-        if num_images < 1 or (keep is not None and not 1 <= keep <= num_images):
-            raise ConfigError(
-                f"cannot keep {keep} of {num_images} images", code="MMG-C10", where="keep", fix=f"keep={num_images}"
-            )
         return self.draw([caption], num_images=num_images, keep=keep, seed=seed)[0]
+
+    def redraw(
+        self,
+        image: Tensor | str | Path,
+        caption: str,
+        *,
+        region: tuple[int, int] | Region | None = None,
+        mask: Tensor | None = None,
+        unit: Unit = "pixels",
+        keep_pixels: bool = False,
+        num_images: int = 8,
+        keep: int | None = None,
+        seed: int = 1,
+    ) -> Drawings:
+        """Draws a part of a picture anew, to fit a caption; every other code is kept bit for bit.
+
+        Args:
+            image: (3,H,W) in [0,1], or a file. The middle square is read, at the image tokenizer's size.
+            caption: of the whole picture as it should become.
+            region: (row, column); everything from there to the bottom-right corner is drawn. Or one made before.
+            mask: (H,W) bool in its stead: true is drawn, false is kept.
+            unit: what rows, columns and the mask count: pixels of `image`, rounded outward to whole codes, or codes.
+            keep_pixels: lays the picture's own pixels over those decoded from kept codes.
+            num_images, keep, seed: as in `generate`.
+
+        Raises:
+            ConfigError: as `generate`, and a region or a mask that does not fit the picture.
+            DataError: the picture cannot be read.
+        """
+        if not isinstance(region, Region):
+            region = self.region(image, region, mask, unit)
+        redrawing = Redrawing(self.picture(image)[None], region, keep_pixels)
+        return self.draw([caption], num_images=num_images, keep=keep, seed=seed, redrawing=redrawing)[0]
+
+    def region(
+        self, image: Tensor | str | Path, corner: tuple[int, int] | None, mask: Tensor | None, unit: Unit = "pixels"
+    ) -> Region:
+        """The codes that a corner (row, column) or a mask asks to be drawn anew; see `redraw`."""
+        if (corner is None) == (mask is None):
+            raise ValueError("give a region (row, column) or a mask, and not both")
+        grid = self.part("tokenizer").grid
+        size = picture_size(image) if not isinstance(image, Tensor) else (image.shape[1], image.shape[2])
+        if mask is not None:
+            return Region.masked(grid, mask, unit=unit, size=size)
+        assert corner is not None
+        return Region.corner(grid, *corner, unit=unit, size=size)
 
     @torch.no_grad()
     def draw(
@@ -123,165 +145,144 @@ class TextToImage:
         seed: int = 1,
         progress: Progress | None = None,
         cut: bool = False,
+        redrawing: Redrawing | None = None,
     ) -> list[Drawings]:
-        """`generate` for many captions at once, which share batches. `progress` counts finished pictures; with `cut`, a
-        caption that is too long is cut, as it is in training."""
-        generator, tokenizer, encoder = (self.part(kind) for kind in ("generator", "tokenizer", "encoder"))
-        for owner in () if cut else (generator, encoder):
+        """`generate`, or `redraw`, for many captions at once, which share batches. `progress` counts finished pictures;
+        with `cut`, a caption that is too long is cut, as it is in training."""
+        check_counts(num_images, keep)
+        generator, tokenizer = self._ordered("text_first"), self.part("tokenizer")
+        for owner in () if cut else (generator, *([self.part("encoder")] if self.ranks else [])):
             for caption in captions:
                 check_caption(caption, owner.text_tokenizer)
+        if not self.ranks:
+            num_images = keep or num_images  # nobody chooses among more
+        kept: dict[str, Tensor] = {}
+        if redrawing is not None:
+            indices = in_batches(tokenizer.encode, redrawing.images, self.batch)
+            kept = {"kept_tokens": indices.flatten(1), "kept": redrawing.region.kept}
         text_tokens = generator.text_tokenizer.encode(captions)
-        tokens = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress)
-        images = _in_batches(lambda t: tokenizer.decode(t.view(-1, *tokenizer.grid)), tokens.flatten(0, 1))
-        features = self.encode_images(images).view(len(captions), num_images, -1)
-        scores = (features @ self.encode_captions(captions)[:, :, None]).squeeze(-1)
-        images = images.view(len(captions), num_images, *images.shape[1:])
-        drawings = []
-        for i, caption in enumerate(captions):
-            order = scores[i].argsort(descending=True, stable=True)[: keep or num_images]
-            drawings.append(Drawings(caption, seed, images[i, order], scores[i, order], order, tokens[i, order]))
+        tokens = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress, **kept)
+        held = max(1, HELD_BYTES // (num_images * 12 * tokenizer.image_size**2))
+        drawings: list[Drawings] = []
+        for first in range(0, len(captions), held):
+            part = slice(first, first + held)
+            images = self._decoded(tokens[part], redrawing, part)
+            drawings += self._ranked(captions[part], tokens[part], images, keep, seed)
         return drawings
 
-    @torch.no_grad()
-    def classify(
+    def _decoded(self, tokens: Tensor, redrawing: Redrawing | None, part: slice) -> Tensor:
+        """Image tokens (C,n,N) to pictures (C,n,3,H,W)."""
+        tokenizer = self.part("tokenizer")
+        images = in_batches(lambda t: tokenizer.decode(t.view(-1, *tokenizer.grid)), tokens.flatten(0, 1), self.batch)
+        images = images.view(*tokens.shape[:2], *images.shape[1:])
+        if redrawing is not None and redrawing.keep_pixels:
+            drawn = redrawing.region.pixels((images.shape[-2], images.shape[-1])).to(images.device)
+            images = torch.where(drawn, images, redrawing.images[part, None].to(images))
+        return images
+
+    def _ranked(
+        self, captions: Sequence[str], tokens: Tensor, images: Tensor, keep: int | None, seed: int
+    ) -> list[Drawings]:
+        """The best of each caption's pictures (C,n,3,H,W)."""
+        count = images.shape[1]
+        scores = None
+        if self.ranks:
+            features = self.encode_images(images.flatten(0, 1)).view(len(captions), count, -1)
+            scores = (features @ self.encode_captions(captions)[:, :, None]).squeeze(-1)
+        drawings = []
+        for i, caption in enumerate(captions):
+            order = torch.arange(count) if scores is None else scores[i].argsort(descending=True, stable=True)
+            order = order[: keep or count]
+            best = None if scores is None else scores[i, order]
+            drawings.append(Drawings(caption, seed, images[i, order], best, order, tokens[i, order]))
+        return drawings
+
+    # ---- captions of pictures
+
+    def caption(
         self,
         image: Tensor | str | Path,
-        labels: Sequence[str],
-        templates: Sequence[str] = ("{}",),
         *,
-        cut: bool = False,
-    ) -> dict[str, float]:
-        """Classifies a picture by naming the classes (CLIP, section 3.1).
+        num_captions: int = 8,
+        keep: int | None = None,
+        seed: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+    ) -> Captions:
+        """Says what a picture shows, with a generator trained with `generator.order=image_first`.
 
         Args:
-            image: (3,H,W) in [0,1], or a file.
-            labels: what it may show; at least one, none twice.
-            templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
-            cut: whether a label that is too long is cut instead of refused.
-
-        Returns:
-            Each label's share, the largest first; they add up to one.
+            image: (3,H,W) in [0,1], or a file. The middle square is read, at the image tokenizer's size.
+            num_captions: how many are written; equal ones are told once, with their count.
+            keep: how many different ones are kept at most, all if None.
+            seed: caption number i depends on (picture, seed, i) alone.
+            temperature, top_k, top_p, min_p: as in drawing, over text tokens.
 
         Raises:
-            ConfigError: no labels, one that is empty, repeated or too long, a template without a place.
+            CheckpointError: the generator draws pictures and writes nothing.
+            ConfigError: counts that make no sense.
+            DataError: the picture cannot be read.
         """
-        encoder = self.part("encoder")
-        check_labels(labels, templates)
-        captions = [[template.replace("{}", label) for label in labels] for template in templates]
-        for caption in () if cut else (text for texts in captions for text in texts):
-            check_caption(caption, encoder.text_tokenizer)
-        if not isinstance(image, Tensor):
-            image = decode(image, size=encoder.image_size)
-        picture = F.interpolate(image[None], (encoder.image_size, encoder.image_size), mode="area")
-        features = torch.stack([self.encode_captions(texts) for texts in captions])
-        classes = F.normalize(features.mean(0), dim=-1)
-        logits = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp() * (self.encode_images(picture) @ classes.T)[0]
-        shares = logits.softmax(0)
-        return {labels[int(i)]: float(shares[i]) for i in shares.argsort(descending=True, stable=True)}
+        choice = Choice(temperature, top_k, top_p, min_p)
+        return self.describe(self.picture(image)[None], num_captions=num_captions, keep=keep, seed=seed, choice=choice)[
+            0
+        ]
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] to image_features (B,D)."""
-        return _in_batches(self.part("encoder").encode_image, images)
-
-    @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """Captions to text_features (B,D)."""
-        encoder = self.part("encoder")
-        return _in_batches(encoder.encode_text, encoder.text_tokenizer.encode(captions))
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,3,H,W) to indices (B,h,w) and the pictures (B,3,H,W) decoded from them."""
-        tokenizer = self.part("tokenizer")
-        indices = _in_batches(tokenizer.encode, images)
-        return indices, _in_batches(tokenizer.decode, indices)
-
-
-def _in_batches(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Applies a function row by row in batches of one size, the last one padded with its first row."""
-    results = []
-    for part in rows.split(BATCH):
-        padded = torch.cat([part, part[:1].expand(BATCH - len(part), *part.shape[1:])]) if len(part) < BATCH else part
-        results.append(function(padded)[: len(part)])
-    return torch.cat(results)
-
-
-def load_part(part: Part, *, trusted: bool = False) -> Any:
-    """A part read from disk as the component it is, in eval mode; registry names only, unless it is `trusted`.
-
-    Raises:
-        CheckpointError: its tensors do not fit the component.
-        PluginError: the component's plugin is not installed.
-    """
-    arguments = dict(part.arguments)
-    if "grid" in arguments:
-        arguments["grid"] = tuple(arguments["grid"])
-    if part.text_tokenizer is not None:
-        arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
-    try:
-        component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
-    except ConfigError as error:
-        raise PluginError(
-            f"the {part.kind} is a {quoted(part.config['name'])}, which cannot be built here",
-            code="MMG-P05",
-            why=error.what,
-            fix="install the plugin that has it, in the version that wrote it",
-        ) from error
-    load_weights(component, part, "install the version that wrote it")
-    return component.eval()
-
-
-def read_parts(path: str | Path, *, trusted: bool = False) -> dict[str, Part]:
-    """The finished parts, by kind, of an export, a run of all stages, or a run of one; checked to belong together.
-
-    Args:
-        path: such as `runs/quickstart`.
-        trusted: allows `module:Class`; only for a run that this user's own command has just made.
-
-    Raises:
-        CheckpointError: nothing finished lies there, a file is damaged, or the parts were not made for each other.
-    """
-    root = Path(path)
-    if is_export(root):
-        return read_export(root).parts
-    models = [root / kind / "model" for kind in PARTS] + [root / "model", root]
-    parts = [read_part(model, trusted=trusted) for model in models if (model / "manifest.json").is_file()]
-    if not parts:
-        raise CheckpointError(
-            f"{quoted(str(path))} holds no finished run and no export",
-            code="MMG-K05",
-            why="" if root.exists() else "there is no such directory",
-            fix="mmgen run, and then its directory, such as runs/quickstart",
+    def describe(
+        self,
+        images: Tensor,
+        *,
+        num_captions: int,
+        keep: int | None = None,
+        seed: int = 1,
+        choice: Choice | None = None,
+        progress: Progress | None = None,
+    ) -> list[Captions]:
+        """`caption` for many pictures (P,3,H,W) of the image tokenizer's size. `progress` counts written captions."""
+        check_counts(num_captions, keep, "captions")
+        generator = self._ordered("image_first")
+        image_tokens = in_batches(self.part("tokenizer").encode, images, self.batch).flatten(1)
+        written = write_captions(
+            generator, image_tokens, num_captions=num_captions, seed=seed, choice=choice, progress=progress
         )
-    found = {part.kind: part for part in parts}
-    check_requires(found)
-    return found
+        features = self.encode_images(images) if self.ranks else None
+        found = []
+        for i in range(len(images)):
+            texts = [generator.text_tokenizer.decode(row).strip() for row in written[i]]
+            different = list(dict.fromkeys(texts))
+            numbers = torch.tensor([texts.index(text) for text in different])
+            counts = torch.tensor([texts.count(text) for text in different])
+            scores = self.encode_captions(different) @ features[i] if features is not None else None
+            order = (counts if scores is None else scores).argsort(descending=True, stable=True)[: keep or num_captions]
+            best = None if scores is None else scores[order]
+            found.append(Captions(seed, [different[j] for j in order.tolist()], best, numbers[order], counts[order]))
+        return found
 
 
-def open_trio(path: str | Path, sampler: Sampler | None = None, *, trusted: bool = False) -> TextToImage:
+def open_trio(
+    path: str | Path,
+    sampler: Mapping[str, Any] | None = None,
+    *,
+    tokenizer_from: str | Path | None = None,
+    encoder_from: str | Path | None = None,
+    trusted: bool = False,
+) -> TextToImage:
     """Opens an export or a finished run: every part that is there (see `read_parts` for the errors).
 
     Args:
-        sampler: how tokens are drawn; None takes the one that the run was judged with.
+        sampler: how tokens are drawn, its name and options; None takes the one that the run was judged with.
+        tokenizer_from, encoder_from: other runs or exports whose image tokenizer and encoder stand in.
     """
-    parts = read_parts(path, trusted=trusted)
+    parts = read_parts(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from, trusted=trusted)
     components = {kind: load_part(part, trusted=trusted) for kind, part in parts.items()}
-    fingerprints = {kind: part.fingerprint for kind, part in parts.items()}
     return TextToImage(
         tokenizer=components.get("tokenizer"),
         generator=components.get("generator"),
         encoder=components.get("encoder"),
-        sampler=sampler or registry.build("sampler", recorded_sampler(path), trusted=False),
-        fingerprints=fingerprints,
+        sampler=recorded_sampler(path) if sampler is None else sampler,
+        fingerprints={kind: part.fingerprint for kind, part in parts.items()},
+        trusted=sampler is not None,
     )
-
-
-def recorded_sampler(path: str | Path) -> dict[str, Any]:
-    """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
-    default = {"name": "autoregressive"}
-    if is_export(path):
-        return read_export(path).sampler or default
-    if RunDirectory(path).config_file.is_file():
-        return RunDirectory(path).read_config().get("sampler") or default
-    return default

@@ -133,6 +133,7 @@ def test_pictures_come_upright(orientation: int, format: str) -> None:
     exif[0x0112] = orientation
     options = {"quality": 95} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
     decoded = images.decode(file(stored, format, exif=exif, **options))
+    assert images.picture_size(file(stored, format, exif=exif, **options)) == tuple(decoded.shape[1:])
     assert decoded.shape == (3, 32, 48)
     inside = torch.nn.functional.avg_pool2d((decoded - corners).abs(), 8)  # JPEG blurs the edges
     assert inside.max() < 0.1

@@ -9,22 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmgen.commands.source import refuse_in_use, source_of
+from mmgen.commands.source import open_model, pictures_among, refuse_in_use
 from mmgen.errors import ConfigError, DataError, quoted
 from mmgen.files import write_atomic
 from mmgen.images import decode
-from mmgen.text_to_image import open_trio
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Existing files are pictures, the other positionals are labels."""
-    pictures = [word for word in positionals if Path(word).is_file()]
-    labels = [word for word in positionals if word not in pictures] + _labels_in(config["labels"])
     example = 'mmgen classify picture.png "a cat" "a dog"'
-    if not pictures:
-        looks = [label for label in labels if Path(label).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
-        why = f"{quoted(looks[0])} does not exist" if looks else "none of the words is a file"
-        raise ConfigError("there is no picture to classify", code="MMG-C15", where="command line", why=why, fix=example)
+    pictures, words = pictures_among(positionals, "classify", example)
+    labels = words + _labels_in(config["labels"])
     if len(labels) < 2:
         raise ConfigError(
             f"classifying needs at least two labels, there are {len(labels)}",
@@ -33,9 +28,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             fix=example,
         )
     refuse_in_use(config["out"])
-    for picture in pictures:
-        decode(picture)  # every picture is readable before the model is opened
-    model = open_trio(source_of(config["run"]))
+    model, _ = open_model(config, "encoder")
     size = model.part("encoder").image_size
     results = []
     for picture in pictures:

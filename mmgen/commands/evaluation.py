@@ -201,7 +201,7 @@ class Evaluation:
                 entry |= {"id": self.pictures.ids[position], "split": self._shown_split()}
                 entry["original"] = self._picture(f"original-{number:02d}", original)
                 pictures.append(original)
-            entries.append(entry | {"pictures": files, "scores": [float(s) for s in drawings.scores[:keep]]})
+            entries.append(entry | {"pictures": files, "scores": _plain(drawings.scores, keep)})
             rows.append((caption, pictures))
         headers = [f"rank {rank + 1}" for rank in range(keep)] + ["true picture"]
         save_png(sheet(rows, headers=headers, title="Captions never seen"), self.directory.path / "sheet.png")
@@ -260,3 +260,7 @@ class Evaluation:
         result = function(*arguments)
         self._seconds[name] = time.monotonic() - began
         return result
+
+
+def _plain(scores: Tensor | None, keep: int) -> list[float]:
+    return [] if scores is None else [float(score) for score in scores[:keep]]

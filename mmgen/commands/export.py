@@ -1,4 +1,4 @@
-"""`mmgen export RUN DIRECTORY`: the three trained parts in one directory, to share and to load."""
+"""`mmgen export RUN DIRECTORY`: the trained parts in one directory, to share and to load."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from mmgen.checkpoint.exports import write_export
 from mmgen.commands.source import source_of
 from mmgen.errors import ConfigError
 from mmgen.files import read_json
-from mmgen.text_to_image import open_trio, read_parts, recorded_sampler
+from mmgen.loading import PARTS, read_parts, recorded_sampler
+from mmgen.text_to_image import open_trio
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Copies the parts with their configs and a manifest, opens the result once, and prints where it lies."""
     words = [*positionals]
-    source = source_of(config["run"] or (words.pop(0) if words else None))
+    elsewhere = {key: config[key] for key in ("tokenizer_from", "encoder_from")}
+    source = source_of(config["run"] or (words.pop(0) if words else None), *PARTS)
     to = config["to"] or (words.pop(0) if words else None)
     if to is None or words:
         raise ConfigError(
             "an export needs a directory to write to", code="MMG-C23", where="to", fix=f"mmgen export {source} exported"
         )
-    parts = read_parts(source)
+    parts = read_parts(source, **elsewhere)
     write_export(Path(to), parts=parts, data=_data(source), sampler=recorded_sampler(source))
     open_trio(to)
     size = sum(file.stat().st_size for file in Path(to).rglob("*") if file.is_file())

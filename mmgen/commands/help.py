@@ -51,13 +51,41 @@ PAGES = {
         "CAPTION… [KEY=VALUE]… [-- CAPTION…]",
         ('mmgen sample "a firefighter with dark skin tone" num_images=32 keep=8', 'mmgen sample seed=2 -- "E=mc2"'),
     ),
+    "redraw": Page(
+        "draw a part of a picture anew to fit a caption; the rest is kept",
+        "PICTURE… CAPTION… row=ROW [column=COLUMN] [KEY=VALUE]… [-- PICTURE or CAPTION…]",
+        (
+            'mmgen redraw picture.png "a cat in a red hat" row=16',
+            'mmgen redraw picture.png "a cat" row=2 column=4 unit=codes num_images=32',
+            'mmgen redraw picture.png "a cat" mask=mask.png keep_pixels=true',
+        ),
+        (
+            "Existing files are pictures, the other words captions; every picture is redrawn with every caption.",
+            "Drawn is what lies below row and right of column, or what is white in the mask.",
+        ),
+    ),
+    "caption": Page(
+        "say what pictures show, with a generator trained picture first",
+        "PICTURE… [KEY=VALUE]…",
+        ("mmgen caption picture.png num_captions=16", "mmgen caption *.png run=runs/captioner temperature=0.7"),
+        ("Such a generator: mmgen train task=generator generator.order=image_first tokenizer_from=RUN dataset=NAME",),
+    ),
     "classify": Page(
         "name what pictures show: existing files are pictures, the others labels",
         "PICTURE… LABEL… [KEY=VALUE]… [-- PICTURE or LABEL…]",
         ('mmgen classify picture.png "a cat" "a dog" "a car"', "mmgen classify *.png labels=labels.txt"),
     ),
+    "evaluate": Page(
+        "judge a finished run again, with these evaluators; nothing is trained",
+        "[KEY=VALUE]…",
+        (
+            "mmgen evaluate run=runs/quickstart evaluator=[redraw]",
+            "mmgen evaluate evaluator=[nearest_picture] evaluator.nearest_picture.drawings=32 sampler=greedy",
+        ),
+        ("Without evaluator= and dataset= those of the run. Its first evaluation stays as it is.",),
+    ),
     "export": Page(
-        "write the three trained parts into a directory to share",
+        "write the trained parts into a directory to share",
         "[RUN [DIRECTORY]] [KEY=VALUE]…",
         ("mmgen export runs/quickstart exports/emoji",),
     ),

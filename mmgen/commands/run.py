@@ -35,7 +35,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures = read_pictures(config["dataset"])
     stages = {kind: _stage(kind, config) for kind in PARTS}
     check_stages(list(stages.values()), pictures)
-    sampler = registry.build("sampler", config["sampler"])
+    registry.build("sampler", config["sampler"])  # it can be built, or this ends here
     with RunDirectory(path).lock() as directory:
         check_new(directory, config["resume"])
         with _status(directory.create(config)):
@@ -46,7 +46,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             if not _judged(directory, parts):
                 directory.update_status(stage="evaluation")
                 with _goes_on(config["run"]["name"]):
-                    Evaluation(open_trio(path, sampler, trusted=True), pictures, directory, config).run()
+                    Evaluation(open_trio(path, config["sampler"], trusted=True), pictures, directory, config).run()
                 _write_lineage(directory, parts, pictures, config)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}

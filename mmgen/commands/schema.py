@@ -188,14 +188,44 @@ class TrainCommand(Training):
     tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer to use")
 
 
+TOKENIZER_FROM = "a run or an export whose image tokenizer to use"
+ENCODER_FROM = "a run or an export whose encoder ranks, instead of the run's own"
+
+
 @dataclass
 class SampleCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
+    tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    encoder_from: str | None = _option(None, ENCODER_FROM)
     num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
     keep: int = _option(4, "kept of them, best first", low=1)
     seed: int = _option(1, "picture number i is a function of the caption, the seed and i alone")
     out: str | None = _option(None, "directory for the pictures; null: a new one under samples/")
     sampler: dict[str, Any] | None = _option(None)
+
+
+@dataclass
+class RedrawCommand(SampleCommand):
+    row: int | None = _option(None, "redraws from this row down; with column=, from there to the bottom-right corner")
+    column: int | None = _option(None, "redraws from this column to the right")
+    mask: str | None = _option(None, "a picture of the same size instead: white is redrawn, black is kept")
+    unit: Literal["pixels", "codes"] = _option("pixels", "of row, column and mask; pixels are rounded to whole codes")
+    keep_pixels: bool = _option(False, "lay the picture's own pixels over those decoded from kept codes")
+
+
+@dataclass
+class CaptionCommand:
+    run: str | None = _option(None, "a run or an export; null: the newest finished run with a generator under runs/")
+    tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    encoder_from: str | None = _option(None, ENCODER_FROM)
+    num_captions: int = _option(8, "written for each picture; equal ones are told once", low=1)
+    keep: int | None = _option(None, "kept of the different ones at most, best first; null: all", low=1)
+    seed: int = _option(1, "caption number i is a function of the picture, the seed and i alone")
+    temperature: float = _option(1.0, "0 takes the likeliest token", low=0)
+    top_k: int | None = _option(None, "choose among the k likeliest tokens", low=1)
+    top_p: float | None = _option(None, "choose among the likeliest tokens that make up this mass", low=0, high=1)
+    min_p: float | None = _option(None, "choose among tokens this many times as likely as the likeliest", low=0, high=1)
+    out: str | None = _option(None, "a JSON file for the captions; null: print only")
 
 
 @dataclass
@@ -207,15 +237,33 @@ class ClassifyCommand:
 
 
 @dataclass
+class EvaluateCommand:
+    run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
+    tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    encoder_from: str | None = _option(None, ENCODER_FROM)
+    dataset: dict[str, Any] | None = _option(None)
+    sampler: dict[str, Any] | None = _option(None)
+    evaluator: Any = _option(dict)
+    seed: int | None = _option(None, "which pictures are judged, where not all are; null: the run's")
+    drawing_seed: int | None = _option(None, "of the drawings; null: the run's")
+    out: str | None = _option(None, "directory for what is found; null: a new one under RUN/evaluations/")
+
+
+@dataclass
 class ExportCommand:
     run: str | None = _option(None, "a finished run's directory; also the first positional")
     to: str | None = _option(None, "the directory to write; also the second positional")
+    tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    encoder_from: str | None = _option(None, "a run or an export whose encoder to take")
 
 
 COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "train": TrainCommand,
     "sample": SampleCommand,
+    "redraw": RedrawCommand,
+    "caption": CaptionCommand,
     "classify": ClassifyCommand,
+    "evaluate": EvaluateCommand,
     "export": ExportCommand,
 }

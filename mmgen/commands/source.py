@@ -1,19 +1,47 @@
-"""Which trained model a command works with, and where it may write."""
+"""Which trained model a command works with, which pictures, and where it may write."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from mmgen.errors import ConfigError, quoted
-from mmgen.runs.directory import finished_runs
+from mmgen import registry
+from mmgen.errors import ConfigError, MmgenError, quoted
+from mmgen.files import read_json
+from mmgen.images import SUFFIXES, decode
+from mmgen.loading import PARTS
+from mmgen.runs.directory import RunDirectory, finished_runs
+from mmgen.text_to_image import TextToImage, open_trio
 
 RUNS = Path("runs")
 
 
-def source_of(run: str | None) -> Path:
-    """The run or export asked for, or the newest finished run under runs/.
+def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Path]:
+    """The model that a command's config asks for, and where it lies.
+
+    Args:
+        config: `run`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`.
+        needs: kinds of parts; where no run is named, it is the newest finished one that has these.
+
+    Raises:
+        ConfigError: there is none, or the sampler refuses its options.
+        CheckpointError: it cannot be opened.
+    """
+    if config.get("sampler"):
+        registry.build("sampler", config["sampler"])  # a mistake is told before anything is read
+    elsewhere = {kind: config.get(f"{kind}_from") for kind in ("tokenizer", "encoder")}
+    source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)))
+    model = open_trio(
+        source, config.get("sampler"), tokenizer_from=elsewhere["tokenizer"], encoder_from=elsewhere["encoder"]
+    )
+    return model, source
+
+
+def source_of(run: str | None, *needs: str) -> Path:
+    """The run or export asked for, or the newest finished run under runs/ that has these kinds of parts.
 
     Raises:
         ConfigError: there is none.
@@ -21,14 +49,26 @@ def source_of(run: str | None) -> Path:
     if run is not None:
         return Path(run)
     for directory in finished_runs(RUNS):
-        if (directory.stage("encoder").model / "manifest.json").is_file():
+        if all(_has(directory, kind) for kind in needs):
             return directory.path
+    wanted = f" with a trained {' and '.join(needs)}" if 0 < len(needs) < len(PARTS) else ""
     raise ConfigError(
-        f"there is no finished run under {RUNS}/",
+        f"there is no finished run{wanted} under {RUNS}/",
         code="MMG-C21",
         where="run",
         fix="mmgen run, or run=PATH of a run or an export",
     )
+
+
+def _has(run: RunDirectory, kind: str) -> bool:
+    """Whether a finished run has a part: as one of its stages, or as the only thing it trained."""
+    if (run.stage(kind).model / "manifest.json").is_file():
+        return True
+    config = run.model / "config.json"
+    try:
+        return (run.model / "manifest.json").is_file() and read_json(config, trusted=True).get("kind") == kind
+    except MmgenError:
+        return False
 
 
 def refuse_in_use(out: str | None) -> None:
@@ -68,3 +108,21 @@ def fresh_directory(asked: str | None, parent: str, title: str) -> Path:
             continue
         return path
     raise ConfigError(f"{parent}/ is full of directories of this second", code="MMG-C22", fix="out=DIRECTORY")
+
+
+def pictures_among(positionals: list[str], what: str, example: str) -> tuple[list[str], list[str]]:
+    """The positionals that are files, each a picture that can be read, and the other words.
+
+    Raises:
+        ConfigError: MMG-C15, there is no picture.
+        DataError: one cannot be read.
+    """
+    pictures = [word for word in positionals if Path(word).is_file()]
+    words = [word for word in positionals if word not in pictures]
+    if not pictures:
+        looks = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
+        why = f"{quoted(looks[0])} does not exist" if looks else "none of the words is a file"
+        raise ConfigError(f"there is no picture to {what}", code="MMG-C15", where="command line", why=why, fix=example)
+    for picture in pictures:
+        decode(picture)
+    return pictures, words

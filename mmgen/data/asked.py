@@ -21,6 +21,14 @@ def check_caption(caption: str, text_tokenizer: BpeTextTokenizer) -> None:
         )
 
 
+def check_counts(count: int, keep: int | None, what: str = "images") -> None:
+    """Raises ConfigError where nothing is asked for, or more is to be kept than that."""
+    if count < 1 or (keep is not None and not 1 <= keep <= count):
+        raise ConfigError(
+            f"cannot keep {keep} of {count} {what}", code="MMG-C10", where="keep", fix=f"keep={max(count, 1)}"
+        )
+
+
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     """Raises ConfigError for no labels, an empty or a repeated one, and for a template without one place `{}`."""
     twice = {label for label in labels if labels.count(label) > 1}

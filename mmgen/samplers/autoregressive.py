@@ -7,15 +7,14 @@ G passes a picture needs (2 with guidance, otherwise 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmgen.errors import NonFiniteError
 from mmgen.protocols import Generator
 from mmgen.samplers.choice import Choice, uniforms
+from mmgen.samplers.guards import evaluating, refuse_non_finite
 from mmgen.samplers.prefill import ReadCaptions
 from mmgen.stream import KVCache
 
@@ -83,7 +82,7 @@ class Autoregressive:
         free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
         random = torch.stack([uniforms(seed, i, len(kept)) for i in range(num_images)]).to(text_tokens.device)
         # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
-        with torch.no_grad(), _evaluating(generator):
+        with torch.no_grad(), evaluating(generator):
             # A group of batch_size captions fills its batches to the brim, and one group's cache is held at a time.
             for text, group in zip(text_tokens.split(self.batch_size), tokens.split(self.batch_size), strict=True):
                 self._draw_group(generator, text, group, random, free, progress or (lambda count: None))
@@ -128,13 +127,7 @@ class Autoregressive:
             guided = self._guide(logits)
             finite &= guided.amax(dim=-1).isfinite().all()  # looked at after the last step: no waiting for the device
             tokens[:, position] = self.choice(guided, random[position])
-        if not finite:
-            raise NonFiniteError(
-                "the generator's logits are not finite numbers",
-                code="MMG-N02",
-                why="its training diverged, or its weights are damaged",
-                fix="train it again from an earlier checkpoint or with a lower learning rate (task.optimizer.lr)",
-            )
+        refuse_non_finite(finite)
 
     def _guide(self, logits: Tensor) -> Tensor:
         """(G·B,V) to (B,V)."""
@@ -166,16 +159,3 @@ def _checked(
     if kept_tokens.numel() and kept_tokens.min() < 0:
         raise ValueError(f"kept_tokens holds {int(kept_tokens.min())}; image tokens are ≥ 0")
     return kept_tokens, kept
-
-
-@contextmanager
-def _evaluating(generator: Generator) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in the mode it had, a frozen one too."""
-    modes = {m: m.training for m in generator.modules()} if isinstance(generator, nn.Module) else {}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
