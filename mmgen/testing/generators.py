@@ -1,38 +1,17 @@
-"""Checks of a generator: causal, and with the cache the same as without."""
+"""Checks of a generator: causal, and with the cache the same as without. Those of a captioner have a page beside it."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmgen.protocols import Generator
+from mmgen.protocols import Captioner, Generator
+from mmgen.stream import KVCache
+from mmgen.testing.captioners import CAPTIONER_CHECKS
 from mmgen.testing.checks import require, require_tensor, require_unchanged, run
 from mmgen.testing.stand_ins import CAPTIONS, small_batch
+from mmgen.testing.streams import Subject, draw, require_close
 from mmgen.testing.trainables import TRAINABLE_CHECKS
-from mmgen.testing.trainables import Subject as TrainableSubject
-
-TOLERANCE = 1e-5
-
-
-@dataclass
-class Subject(TrainableSubject):
-    """A generator with text (B,T) and image tokens (B,N) of three captions."""
-
-    text_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
-    image_tokens: Tensor = field(default_factory=lambda: torch.empty(0))
-    codebook_size: int = 0
-
-    def logits(self, generator: Any) -> tuple[Tensor, Tensor]:
-        return generator(self.text_tokens, self.image_tokens)
-
-
-def _require_close(one: Tensor, other: Tensor, what: str) -> None:
-    difference = float((one - other).detach().abs().max())
-    allowed = TOLERANCE * max(1.0, float(other.detach().abs().max()))
-    require(difference <= allowed, f"{what}: logits differ by {difference:.1e}, allowed is {allowed:.0e}")
 
 
 def logits_have_their_shapes(subject: Subject) -> None:
@@ -51,9 +30,9 @@ def image_logits_see_only_what_came_before(subject: Subject) -> None:
         tokens = subject.image_tokens.clone()
         tokens[:, position] = (tokens[:, position] + 1) % subject.codebook_size
         after = generator(subject.text_tokens, tokens)
-        _require_close(after[0], before[0], f"the text sees image token {position}")
+        require_close(after[0], before[0], f"the text sees image token {position}")
         seen = f"image positions up to {position} see image token {position}"
-        _require_close(after[1][:, : position + 1], before[1][:, : position + 1], seen)
+        require_close(after[1][:, : position + 1], before[1][:, : position + 1], seen)
         if position < length - 1:
             ignored = torch.equal(after[1][:, position + 1 :], before[1][:, position + 1 :])
             require(not ignored, f"nothing depends on image token {position}")
@@ -66,7 +45,7 @@ def text_logits_see_only_what_came_before(subject: Subject) -> None:
         tokens[:, position] = (tokens[:, position] + 1) % generator.text_tokenizer.vocab_size
         after = generator(tokens, subject.image_tokens)
         seen = f"text positions before {position} see text token {position}"
-        _require_close(after[0][:, :position], before[0][:, :position], seen)
+        require_close(after[0][:, :position], before[0][:, :position], seen)
         require(not torch.equal(after[1], before[1]), f"the picture does not depend on text token {position}")
 
 
@@ -76,7 +55,7 @@ def rows_of_a_batch_do_not_meet(subject: Subject) -> None:
     for row in range(len(subject.text_tokens)):
         alone = generator(subject.text_tokens[row : row + 1], subject.image_tokens[row : row + 1])
         for one, other in zip(alone, together, strict=True):
-            _require_close(one[0], other[row], "alone and in a batch")
+            require_close(one[0], other[row], "alone and in a batch")
 
 
 def prefill_agrees_with_forward(subject: Subject) -> None:
@@ -84,7 +63,7 @@ def prefill_agrees_with_forward(subject: Subject) -> None:
     _, uncached = subject.logits(generator)
     for count in (0, 1, generator.stream.image_length - 1):
         logits, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :count] if count else None)
-        _require_close(logits, uncached[:, count], f"prefill with {count} image tokens")
+        require_close(logits, uncached[:, count], f"prefill with {count} image tokens")
         length = generator.stream.text_length + count
         require(cache.length == length, f"after reading {length} tokens the cache counts {cache.length}")
 
@@ -99,7 +78,7 @@ def steps_agree_with_forward(subject: Subject) -> None:
             logits = generator.step(tokens, cache)
             after = uncached[:, first + 1 : first + 1 + tokens.shape[1]]
             require(logits.shape == after.shape, f"step of {tokens.shape[1]} tokens gives {tuple(logits.shape)}")
-            _require_close(logits, after, f"step of {tokens.shape[1]} at image position {first}")
+            require_close(logits, after, f"step of {tokens.shape[1]} at image position {first}")
         require(cache.length == generator.stream.length - 1, "the cache does not count the tokens of a step")
 
 
@@ -111,7 +90,7 @@ def a_truncated_cache_goes_on(subject: Subject) -> None:
     generator.step(guessed, cache)
     cache.truncate(generator.stream.text_length + 1)
     logits = generator.step(subject.image_tokens[:, 1:3], cache)
-    _require_close(logits, uncached[:, 2:4], "after truncating the cache")
+    require_close(logits, uncached[:, 2:4], "after truncating the cache")
 
 
 def a_cache_serves_many_candidates(subject: Subject) -> None:
@@ -120,18 +99,41 @@ def a_cache_serves_many_candidates(subject: Subject) -> None:
     _, cache = generator.prefill(subject.text_tokens)
     rows = torch.tensor([2, 0, 0, 1])
     chosen = cache.select(rows)
-    _require_close(generator.step(subject.image_tokens[rows, :1], chosen)[:, 0], uncached[rows, 1], "after select")
-    _require_close(generator.step(subject.image_tokens[:, :1], cache)[:, 0], uncached[:, 1], "the cache selected from")
+    require_close(generator.step(subject.image_tokens[rows, :1], chosen)[:, 0], uncached[rows, 1], "after select")
+    require_close(generator.step(subject.image_tokens[:, :1], cache)[:, 0], uncached[:, 1], "the cache selected from")
+
+
+def drawing_with_the_cache_gives_the_same_tokens(subject: Subject) -> None:
+    generator, text = subject.stirred(), subject.text_tokens
+    rows, length = len(text), generator.stream.image_length
+    cache: list[KVCache] = []
+
+    def uncached(tokens: Tensor) -> Tensor:
+        # What is not drawn yet may be anything: it is not seen.
+        unknown = torch.zeros(rows, length - tokens.shape[1], dtype=torch.long)
+        return generator(text, torch.cat([tokens, unknown], 1))[1][:, tokens.shape[1]]
+
+    def cached(tokens: Tensor) -> Tensor:
+        if cache:
+            return generator.step(tokens[:, -1:], cache[0])[:, 0]
+        logits, fresh = generator.prefill(text)
+        cache.append(fresh)
+        return logits
+
+    different = int((draw(length, rows, cached) != draw(length, rows, uncached)).sum())
+    require(
+        not different, f"with the cache, by the same random numbers, {different} of {rows * length} tokens are others"
+    )
 
 
 def what_it_is_given_stays(subject: Subject) -> None:
-    generator = subject.stirred()
-    require_unchanged(lambda: subject.logits(generator), subject.text_tokens, subject.image_tokens)
-    require_unchanged(
-        lambda: generator.prefill(subject.text_tokens, subject.image_tokens[:, :1]),
-        subject.text_tokens,
-        subject.image_tokens,
-    )
+    generator, given = subject.stirred(), (subject.text_tokens, subject.image_tokens)
+    require_unchanged(lambda: subject.logits(generator), *given)
+    require_unchanged(lambda: generator.prefill(*given), *given)
+    _, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :1])
+    require_unchanged(lambda: generator.step(subject.image_tokens[:, 1:3], cache), *given)
+    read = [table[:, :, :, : cache.length] for table in (cache.keys, cache.values)]
+    require_unchanged(lambda: generator.step(subject.image_tokens[:, 3:4], cache), *read)
 
 
 GENERATOR_CHECKS = (
@@ -144,12 +146,14 @@ GENERATOR_CHECKS = (
     steps_agree_with_forward,
     a_truncated_cache_goes_on,
     a_cache_serves_many_candidates,
+    drawing_with_the_cache_gives_the_same_tokens,
     what_it_is_given_stays,
 )
 
 
-def check_generator(generator: Generator, codebook_size: int) -> list[str]:
-    """Checks a generator against `mmgen.protocols.Generator`, on copies of it.
+def check_generator(generator: Generator | Captioner, codebook_size: int) -> list[str]:
+    """Checks a generator against `mmgen.protocols.Generator`, on copies of it; one whose stream starts with the picture
+    against `mmgen.protocols.Captioner`.
 
     Args:
         generator: an instance, as small as you like, trained or not; its grid holds four positions or more.
@@ -166,10 +170,11 @@ def check_generator(generator: Generator, codebook_size: int) -> list[str]:
     image_tokens = torch.randint(codebook_size, (count, generator.stream.image_length), generator=source)
     text_tokens = generator.text_tokenizer.encode(CAPTIONS[:count])
 
-    def outputs(component: Generator) -> list[Tensor]:
+    def outputs(component: Generator | Captioner) -> list[Tensor]:
         return list(component(text_tokens, image_tokens))
 
     batch = small_batch(image_tokens=image_tokens, count=count)
     subject = Subject(generator, batch, outputs, text_tokens, image_tokens, codebook_size)
     with torch.enable_grad():
-        return run(generator, subject, GENERATOR_CHECKS)
+        first = generator.stream.order == "text_first"
+        return run(generator, subject, GENERATOR_CHECKS if first else CAPTIONER_CHECKS)

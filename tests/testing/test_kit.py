@@ -414,7 +414,26 @@ class Mixing(SmallGenerator):
         return text, image - image.mean(0)
 
 
+class Unlucky(SmallGenerator):
+    """With the cache it never draws the likeliest token."""
+
+    def step(self, image_tokens: Tensor, kv_cache: Any) -> Tensor:
+        logits = super().step(image_tokens, kv_cache)
+        return logits.scatter(-1, logits.argmax(-1, keepdim=True), -torch.inf)
+
+
+class Overwriting(SmallGenerator):
+    """A step changes what was read before it."""
+
+    def step(self, image_tokens: Tensor, kv_cache: Any) -> Tensor:
+        logits = super().step(image_tokens, kv_cache)
+        kv_cache.keys[:, :, :, 0] += 1
+        return logits
+
+
 GENERATORS = [
+    (Unlucky, "drawing_with_the_cache_gives_the_same_tokens"),
+    (Overwriting, "what_it_is_given_stays"),
     (Peeking, "image_logits_see_only_what_came_before"),
     (Deaf, "text_logits_see_only_what_came_before"),
     (Uncounted, "steps_agree_with_forward"),
@@ -425,7 +444,7 @@ GENERATORS = [
 
 
 def test_a_good_generator_passes() -> None:
-    assert len(check_generator(SmallGenerator(), 17)) == 18
+    assert len(check_generator(SmallGenerator(), 17)) == 19
 
 
 @pytest.mark.parametrize(("fault", "check"), GENERATORS)
