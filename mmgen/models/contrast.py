@@ -56,7 +56,7 @@ def softmax_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -
     truth = torch.arange(first, first + len(image_features), device=image_features.device)
     by_image = scale * image_features @ all_texts.T
     by_text = scale * text_features @ all_images.T
-    loss = (F.cross_entropy(by_image.float(), truth) + F.cross_entropy(by_text.float(), truth)) / 2
+    loss = (F.cross_entropy(_in_full(by_image), truth) + F.cross_entropy(_in_full(by_text), truth)) / 2
     return loss, (by_image.argmax(1) == truth).float().mean()
 
 
@@ -67,9 +67,14 @@ def sigmoid_loss(image_features: Tensor, text_features: Tensor, scale: Tensor, b
     pictures, not of pairs, as in the paper.
     """
     all_texts, first = gathered(text_features)
-    logits = (scale * image_features @ all_texts.T + bias).float()
+    logits = _in_full(scale * image_features @ all_texts.T + bias)
     rows = torch.arange(len(logits), device=logits.device)
     signs = -torch.ones_like(logits)
     signs[rows, first + rows] = 1
     right = (logits.argmax(1) == first + rows).float().mean()
     return -F.logsigmoid(signs * logits).sum() / len(logits), right
+
+
+def _in_full(logits: Tensor) -> Tensor:
+    """Logits of half precision, as autocast makes them, in single."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -98,7 +98,7 @@ class ModifiedResNet(nn.Module):
         if image_size % DOWNSAMPLE:
             raise ValueError(f"a residual network needs an image_size that {DOWNSAMPLE} divides, got {image_size}")
         if len(stages) != 4:
-            raise ValueError(f"stages={list(stages)} has {len(stages)} entries, not a residual network's 4 as [3,4,6,3] has")
+            raise ValueError(f"stages={list(stages)} needs four entries, as [3,4,6,3] has")
         half = width // 2
         self.conv1, self.bn1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(half)
         self.conv2, self.bn2 = nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half)
