@@ -105,7 +105,7 @@ def load_perceptual(file: str, device: torch.device) -> Perceptual:
             network.load_state_dict({ours: found[theirs] for ours, theirs in wanted.items()})
             return network.to(device)
     raise ConfigError(
-        f"the perceptual loss cannot use {quoted(file)}",
+        f"the perceptual loss cannot use {quoted(file, 300)}",
         code="MMG-C24",
         where=KEY,
         why=why,
