@@ -33,6 +33,7 @@ class Batch(TypedDict):
     id: list[str]
     key: list[int]  # a 63-bit number per sample, from (seed, epoch, id): the seed of whatever is random about it
     image: NotRequired[Tensor]  # (B,3,H,W) float in [0,1]; absent where cached image tokens stand for it
+    text_tokens: NotRequired[Tensor]  # (B,T) long, each caption's ordinary segmentation, where it is known already
     image_tokens: NotRequired[Tensor]  # (B,N) long; present when a generator trains, unless on text alone
 
 
@@ -53,6 +54,45 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Record(TypedDict):
+    """What a token dataset knows of a sample besides its tokens."""
+
+    id: str
+    captions: list[str]  # the first is the one it is judged by
+    attributes: dict[str, str]
+
+
+@runtime_checkable
+class TokenDataset(Protocol):
+    """Captioned pictures as image tokens of one image tokenizer: what a generator trains on, and nothing else does.
+    Positions count through `train`, then `val`; `val` is never augmented."""
+
+    image_tokenizer: str  # the fingerprint of the image tokenizer that made them
+    fingerprint: str  # changes with any token, id or caption
+    grid: tuple[int, int]
+    codebook_size: int
+
+    def __len__(self) -> int: ...
+
+    def positions(self, split: str) -> Sequence[int]:
+        """Of `train` or `val`, in fixed order."""
+        ...
+
+    def records(self, positions: Sequence[int]) -> list[Record]: ...
+
+    def image_tokens(self, positions: Sequence[int], epochs: Sequence[int]) -> Tensor:
+        """(B,N) long, as seen in these epochs: a sample may be augmented in several ways, which take turns."""
+        ...
+
+    def text_tokens(self, positions: Sequence[int]) -> Tensor:
+        """(B,T) long: the ordinary segmentation of each sample's first caption."""
+        ...
+
+    def text_tokenizer(self, bpe_dropout: float = 0.0) -> TextTokenizer:
+        """The one that made the text tokens, trained on their captions."""
+        ...
 
 
 class TextTokenizer(Protocol):
@@ -199,6 +239,8 @@ class Needs:
     max_pictures: int | None = None
     reconstructions: bool = False
     drawings: int = 0  # how many are drawn of each caption; the encoder ranks them
+    redrawings: int = 0  # how many of each picture are drawn from part of it; the encoder ranks them
+    redrawn_from: tuple[float, float] = (0.5, 0.0)  # the first share of height and width that is not kept
     features: bool = False
     all_pictures: bool = False  # every picture of the dataset, to search in
     attributes: bool = False  # samples with attributes, a dataset with classes and templates
@@ -214,6 +256,8 @@ class Evidence:
     reconstructions: Tensor | None = None  # (B,3,H,W)
     drawings: Tensor | None = None  # (B,n,3,H,W), best first by the encoder's score
     drawing_scores: Tensor | None = None  # (B,n), cosine, falling
+    redrawings: Tensor | None = None  # (B,n,3,H,W), best first
+    redrawing_scores: Tensor | None = None  # (B,n), falling
     image_features: Tensor | None = None  # (B,D)
     text_features: Tensor | None = None  # (B,D)
 

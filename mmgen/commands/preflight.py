@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,28 +11,33 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmgen import registry
+from mmgen.checkpoint.parts import Part
 from mmgen.commands.stages import Stage, quieten_lightning, trainer_options
+from mmgen.data.module import Samples
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import ConfigError, ConfigErrors, MmgenError
+from mmgen.errors import CheckpointError, ConfigError, ConfigErrors, MmgenError, quoted
+from mmgen.protocols import TokenDataset
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.progress import Bar
 from mmgen.tasks.optimizers import check_optimizer
 
 
-def read_pictures(dataset: Mapping[str, Any]) -> Pictures:
-    """The dataset of a config, read behind a bar.
+def read_pictures(dataset: Mapping[str, Any]) -> Samples:
+    """The dataset of a config, read behind a bar; token shards are not read, only looked at.
 
     Raises:
         ConfigError: it cannot be built.
         DataError: a picture or a caption cannot be used.
     """
     built = registry.build("dataset", dataset)
+    if isinstance(built, TokenDataset):
+        return built
     with Bar("reading", total=len(built), unit="pictures") as bar:
         return Pictures(built, progress=lambda done, total: bar.advance(1))
 
 
-def check_stages(stages: Sequence[Stage], pictures: Pictures, grid: tuple[int, int] | None = None) -> None:
+def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, int] | None = None) -> None:
     """Builds every component without memory (on the meta device), and each stage's Trainer.
 
     Args:
@@ -44,7 +50,7 @@ def check_stages(stages: Sequence[Stage], pictures: Pictures, grid: tuple[int, i
     errors: list[ConfigError] = []
     for stage in stages:
         place = f"stages.{stage.kind}." if len(stages) > 1 else ""
-        for check in (_check_numbers, _check_trainer):
+        for check in (_check_numbers, _check_trainer, partial(_check_data, pictures=pictures)):
             try:
                 check(stage, place)
             except ConfigError as error:
@@ -89,6 +95,64 @@ def _check_numbers(stage: Stage, place: str) -> None:
         )
 
 
+def _check_data(stage: Stage, place: str, pictures: Samples) -> None:
+    tokens = isinstance(pictures, TokenDataset)
+    if tokens and stage.kind != "generator":
+        raise ConfigError(
+            f"the dataset holds no pictures to train the {stage.kind} on, only image tokens",
+            code="MMG-C27",
+            where="dataset",
+            fix="mmgen train task=generator dataset=tokens …; for the others the dataset that the tokens were made of",
+        )
+    if stage.kind == "generator" and stage.task["augment"] != "none":
+        augment = stage.task["augment"]
+        made = "the shards hold the variants they were made with" if tokens else "they are made once, before training"
+        raise ConfigError(
+            f"a generator trains on image tokens, which cannot be augmented by {augment}",
+            code="MMG-C26",
+            where=f"{place}task.augment",
+            why=made,
+            fix=f"mmgen data tokenize dataset=… tokenizer_from=RUN to=DIR variants=8 task.augment={augment}, "
+            "then mmgen train task=generator dataset=tokens dataset.path=DIR tokenizer_from=RUN",
+        )
+    if stage.kind != "generator" and stage.task["text_only"]:
+        raise ConfigError(
+            f"only a generator trains on captions alone, not the {stage.kind}",
+            code="MMG-C04",
+            where=f"{place}task.text_only",
+            fix=f"{place}task.text_only=0",
+        )
+
+
+def check_tokens(pictures: Samples, tokenizer: Part | None, init_from: Part | None) -> None:
+    """Raises CheckpointError MMG-K03 where token shards were made by another image or text tokenizer."""
+    if not isinstance(pictures, TokenDataset):
+        return
+    assert tokenizer is not None, "only generators train on tokens"
+    if pictures.image_tokenizer != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"the tokens were made by the image tokenizer {quoted(pictures.image_tokenizer, 15)}, but this one is "
+            f"{quoted(tokenizer.fingerprint, 15)}",
+            code="MMG-K03",
+            where="tokenizer_from",
+            why="image tokens would have another meaning",
+            fix="tokenizer_from=RUN that they were made with, or mmgen data tokenize once more",
+        )
+    if init_from is None or init_from.text_tokenizer is None:
+        return
+    theirs, ours = BpeTextTokenizer.from_json(init_from.text_tokenizer), pictures.text_tokenizer()
+    theirs.bpe_dropout = 0.0  # drawn in training, whatever the ids
+    if isinstance(ours, BpeTextTokenizer) and theirs.fingerprint != ours.fingerprint:
+        raise CheckpointError(
+            f"the tokens were made with the text tokenizer {quoted(ours.fingerprint)}, but the generator to start from "
+            f"reads with {quoted(theirs.fingerprint)}",
+            code="MMG-K03",
+            where="init_from",
+            why="its text tokens would have another meaning",
+            fix="train without init_from, or on the dataset itself",
+        )
+
+
 def _check_trainer(stage: Stage, place: str) -> None:
     quieten_lightning()
     if stage.trainer["max_steps"] < 1:
@@ -106,10 +170,12 @@ def _check_trainer(stage: Stage, place: str) -> None:
         ) from error
 
 
-def _component(stage: Stage, pictures: Pictures, grid: tuple[int, int] | None) -> Any:
+def _component(stage: Stage, pictures: Samples, grid: tuple[int, int] | None) -> Any:
     """The component without memory; None where it cannot be built so, which says nothing about it."""
     arguments: dict[str, Any] = {}
     if stage.kind != "generator":
+        if isinstance(pictures, TokenDataset):
+            return None  # told already
         arguments["image_size"] = pictures.shape[0]
     else:
         arguments |= {"grid": grid or (1, 1), "codebook_size": 2}

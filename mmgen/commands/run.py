@@ -35,6 +35,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures = read_pictures(config["dataset"])
     stages = {kind: _stage(kind, config) for kind in PARTS}
     check_stages(list(stages.values()), pictures)
+    assert isinstance(pictures, Pictures), "token shards are refused above"
     registry.build("sampler", config["sampler"])  # it can be built, or this ends here
     with RunDirectory(path).lock() as directory:
         check_new(directory, config["resume"])

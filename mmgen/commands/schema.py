@@ -70,8 +70,12 @@ class TaskConfig:
     discriminator_optimizer: DiscriminatorOptimizerConfig | None = _option(None, "of a tokenizer's adversary")
     schedule: ScheduleConfig = _option(ScheduleConfig)
     ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off", low=0, high=1)
+    ema_every: int = _option(1, "optimizer steps between two updates of the average", low=1)
     checkpoint_every: int = _option(200, "steps", low=1)
     alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions", low=0, high=1)
+    augment: Literal["none", "dalle_tokenizer", "dalle_generator"] = _option("none", "the paper's Listing 1 and 2")
+    text_only: float = _option(0.0, "share of the generator's steps that train on captions alone", low=0, high=1)
+    num_workers: int = _option(0, "processes that make batches; worth it where pictures are augmented", low=0)
     grouped_by: str | None = _option(None, "attribute; samples that share it share batches: hard negatives")
     text_tokenizer: TextTokenizerConfig | None = _option(None, "generator and encoder only")
 
@@ -81,7 +85,11 @@ class TrainerConfig:
     """Arguments of Lightning's Trainer that a config can hold, with Lightning's names and defaults."""
 
     accelerator: str = _option("auto", "cpu, gpu, auto …")
-    strategy: str = _option("auto", "ddp, fsdp …")
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = _option(
+        "auto", "ddp: each process has all weights; fsdp: a piece of each (FSDP2)"
+    )
+    tensor_parallel_size: int = _option(1, "processes that share a sample, each with its own heads; fsdp", low=1)
+    timeout: float = _option(120.0, "seconds that a collective waits for a process that does not answer", low=1)
     devices: list[int] | int | str = _option("auto", "how many, or which")
     num_nodes: int = _option(1, "machines", low=1)
     precision: Literal[
@@ -124,6 +132,7 @@ class TrainerConfig:
     model_registry: str | None = _option(None)
 
 
+TRAINER_OWN = ("tensor_parallel_size", "timeout")  # not Lightning's Trainer's, but our strategies'
 TRAINER_OBJECTS = ("callbacks", "plugins")  # Trainer arguments that only code can give
 
 

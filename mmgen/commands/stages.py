@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor
 from mmgen import registry
 from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
 from mmgen.checkpoint.parts import Part, load_weights, read_part, write_part
-from mmgen.data.module import PictureData
+from mmgen.data.module import PictureData, Samples
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.errors import CheckpointError, Interrupted
+from mmgen.protocols import TokenDataset
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.progress import Bar
@@ -62,7 +63,7 @@ class Stage:
         }
 
 
-def train_stage(stage: Stage, path: Path, pictures: Pictures, tokenizer: Part | None, init_from: Part | None) -> Part:
+def train_stage(stage: Stage, path: Path, pictures: Samples, tokenizer: Part | None, init_from: Part | None) -> Part:
     """Trains one part, or goes on with it, or returns it when it is finished.
 
     Args:
@@ -89,7 +90,7 @@ def train_stage(stage: Stage, path: Path, pictures: Pictures, tokenizer: Part | 
 
 class _Training:
     def __init__(
-        self, stage: Stage, directory: RunDirectory, pictures: Pictures, tokenizer: Part | None, config: dict[str, Any]
+        self, stage: Stage, directory: RunDirectory, pictures: Samples, tokenizer: Part | None, config: dict[str, Any]
     ) -> None:
         self.stage, self.directory, self.pictures, self.config = stage, directory, pictures, config
         self.tokenizer = tokenizer
@@ -138,6 +139,7 @@ class _Training:
         arguments: dict[str, Any] = {}
         text_tokenizer = None
         if kind in ("tokenizer", "encoder"):
+            assert isinstance(self.pictures, Pictures), "refused before anything is trained"
             height, width = self.pictures.shape
             assert height == width, "datasets give square pictures"
             arguments["image_size"] = height
@@ -151,12 +153,16 @@ class _Training:
         if kind in ("generator", "encoder"):
             if init_from is not None and init_from.text_tokenizer is not None:
                 text_tokenizer = BpeTextTokenizer.from_json(init_from.text_tokenizer)  # what its ids mean
+            elif isinstance(self.pictures, TokenDataset):
+                dropout = self.stage.task["text_tokenizer"]["bpe_dropout"]
+                text_tokenizer = cast(BpeTextTokenizer, self.pictures.text_tokenizer(dropout))
             else:
                 text_tokenizer = BpeTextTokenizer.train(self._training_captions(), **self.stage.task["text_tokenizer"])
             built["text_tokenizer"] = text_tokenizer
         return registry.build(kind, self.stage.component, **built), arguments, text_tokenizer
 
     def _training_captions(self) -> list[str]:
+        assert isinstance(self.pictures, Pictures)
         every = self.stage.task["alternative_captions"] > 0
         positions = self.pictures.positions("train")
         if every:
@@ -165,10 +171,10 @@ class _Training:
 
     def _data(self) -> PictureData:
         codes = None
-        if self.stage.kind == "generator":
+        if self.stage.kind == "generator" and not isinstance(self.pictures, TokenDataset):
             assert self.tokenizer is not None
             codes = tokenize(self.pictures, self.tokenizer)
-        return PictureData(
+        data = PictureData(
             self.pictures,
             batch_size=self.stage.task["batch_size"],
             seed=self.stage.seed,
@@ -176,7 +182,14 @@ class _Training:
             alternative_captions=self.stage.task["alternative_captions"],
             codes=codes,
             grouped_by=self.stage.task["grouped_by"],
+            augment=self.stage.task["augment"],
+            text_only=self.stage.task["text_only"],
+            num_workers=self.stage.task["num_workers"],
+            bpe_dropout=(self.stage.task["text_tokenizer"] or {"bpe_dropout": 0.1})["bpe_dropout"],
         )
+        if data.left_out:
+            print(f"{data.left_out} training pictures left out: more than twice as long as wide", file=sys.stderr)
+        return data
 
     def _logger(self) -> RunLogger:
         return RunLogger(
@@ -217,7 +230,7 @@ class _Training:
                     failed=lambda error: print(error.render(), file=sys.stderr),
                 ),
             ]
-            if self.stage.kind == "tokenizer":
+            if isinstance(self.pictures, Pictures) and self.stage.kind == "tokenizer":
                 callbacks.append(ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])))
                 callbacks.append(WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr)))
             trainer = self._trainer(logger, callbacks)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mmgen.checkpoint.parts import Part, check_requires
-from mmgen.commands.preflight import check_new, check_stages, read_pictures
+from mmgen.commands.preflight import check_new, check_stages, check_tokens, read_pictures
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.runs.directory import RunDirectory, finished_runs
@@ -40,6 +40,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         check_requires({kind: init_from, **({"tokenizer": tokenizer} if tokenizer else {})})
     pictures = read_pictures(config["dataset"])
     check_stages([stage], pictures)
+    check_tokens(pictures, tokenizer, init_from)
     with RunDirectory(path).lock() as directory:
         check_new(directory, config["resume"])
         part = train_stage(stage, path, pictures, tokenizer, init_from)

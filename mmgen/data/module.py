@@ -1,4 +1,4 @@
-"""Batches for Lightning: the right ones after any resume, pictures from memory."""
+"""Batches for Lightning: the right ones after any resume."""
 
 from __future__ import annotations
 
@@ -10,26 +10,37 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmgen.data.order import BatchOrder, Slot, StepBatches, sample_key
+from mmgen.data.augment import keeps, original
+from mmgen.data.order import BatchOrder, Slot, StepBatches
 from mmgen.data.pictures import Pictures
+from mmgen.data.sources import PictureSource, TokenSource
 from mmgen.errors import DataError, quoted
-from mmgen.protocols import Batch, Dataset
+from mmgen.protocols import Batch, Dataset, TokenDataset
+
+Samples = Pictures | TokenDataset
+Source = PictureSource | TokenSource
 
 
 class PictureData(pl.LightningDataModule):
     """Training batches that depend on seed and step alone, validation batches that never change.
 
     Args:
-        dataset: captioned pictures, or `Pictures` of it that were read before.
+        dataset: captioned pictures, or `Pictures` of it that were read before, or token shards.
         batch_size: the global batch, over all ranks.
         seed: decides order, keys and which caption is taken.
         max_steps: length of the training in optimizer steps; Lightning's Trainer has the same number.
         train, val: names of the splits.
-        num_workers: processes that make batches; 0 suits pictures kept in memory.
+        num_workers: processes that make batches; 0 suits pictures kept in memory, and tokens.
         alternative_captions: how often training takes another of a sample's captions, drawn by its key.
         codes: (M,N) image tokens by dataset position; batches then carry `image_tokens` and no `image`.
         max_val: how many samples of `val` are used, None for all.
         grouped_by: an attribute; training samples that share its value go into the same batches.
+        augment: of the training pictures, by the sample's key; validation pictures stay as they are.
+        text_only: the share of optimizer steps, chosen by (seed, step), whose batches hold captions alone.
+        bpe_dropout: of the text tokenizer; with none, batches of token shards carry `text_tokens`.
+
+    Attributes:
+        left_out: how many training pictures `augment` does not take, because of their shape.
 
     Raises:
         DataError: see `Pictures` and `split_positions`; MMG-D10, a split is empty.
@@ -37,7 +48,7 @@ class PictureData(pl.LightningDataModule):
 
     def __init__(
         self,
-        dataset: Dataset | Pictures,
+        dataset: Dataset | Samples,
         *,
         batch_size: int,
         seed: int,
@@ -49,34 +60,63 @@ class PictureData(pl.LightningDataModule):
         codes: Tensor | None = None,
         max_val: int | None = None,
         grouped_by: str | None = None,
+        augment: str = "none",
+        text_only: float = 0.0,
+        bpe_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.pictures = dataset if isinstance(dataset, Pictures) else Pictures(dataset)
-        if codes is not None and (codes.dim() != 2 or codes.shape[0] != len(self.pictures)):
-            raise ValueError(f"codes must be ({len(self.pictures)},N), got {tuple(codes.shape)}")
+        if isinstance(dataset, Pictures | TokenDataset):
+            self.samples = dataset
+        else:
+            self.samples = Pictures(dataset)
+        if augment != "none" and (codes is not None or isinstance(self.samples, TokenDataset)):
+            raise ValueError(f"fixed image tokens cannot be augmented: augment must be 'none', got {augment!r}")
+        if codes is not None and (codes.dim() != 2 or codes.shape[0] != len(self.samples)):
+            raise ValueError(f"codes must be ({len(self.samples)},N), got {tuple(codes.shape)}")
         if not 0 <= alternative_captions <= 1:
             raise ValueError(f"alternative_captions must be in [0,1], got {alternative_captions}")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")
         self.batch_size, self.seed, self.max_steps, self.num_workers = batch_size, seed, max_steps, num_workers
-        self.alternative_captions, self.codes = alternative_captions, codes
-        self.train_positions = self._positions(train)
+        self.alternative_captions, self.codes, self.augment = alternative_captions, codes, augment
+        self.text_only, self.bpe_dropout, self.left_out = text_only, bpe_dropout, 0
+        self.train_positions = self._shapely(self._positions(train))
         self.val_positions = self._positions(val)[:max_val]
         self.order = BatchOrder(len(self.train_positions), batch_size, seed, self._groups(grouped_by))
 
-    def _positions(self, split: str) -> list[int]:
-        positions = self.pictures.positions(split)
+    def _positions(self, split: str) -> Sequence[int]:
+        positions = self.samples.positions(split)
         if not positions:
             raise DataError(f"the split {quoted(split)} holds no samples", code="MMG-D10", fix="choose another split")
         return positions
+
+    def _shapely(self, positions: Sequence[int]) -> Sequence[int]:
+        """Those whose pictures the augmentation takes; to see their shapes, each is read once."""
+        if self.augment != "dalle_generator" or not isinstance(self.samples, Pictures):
+            return positions
+        dataset = self.samples.dataset
+        kept = [i for i in positions if keeps(self.augment, original(dataset, i))]
+        self.left_out = len(positions) - len(kept)
+        if not kept:
+            raise DataError(
+                "every training picture is more than twice as long as wide, or as wide as long",
+                code="MMG-D10",
+                where="task.augment=dalle_generator",
+                fix="task.augment=dalle_tokenizer, or task.augment=none",
+            )
+        return kept
 
     def _groups(self, attribute: str | None) -> list[int] | None:
         """A number for each training sample, the same for those that share the attribute's value."""
         if attribute is None:
             return None
-        values = [self.pictures.attributes[position].get(attribute) for position in self.train_positions]
+        if isinstance(self.samples, Pictures):
+            found = [self.samples.attributes[position] for position in self.train_positions]
+        else:
+            found = [record["attributes"] for record in self.samples.records(self.train_positions)]
+        values = [attributes.get(attribute) for attributes in found]
         if not any(values):
-            known = ", ".join(sorted({key for attributes in self.pictures.attributes for key in attributes})) or "none"
+            known = ", ".join(sorted({key for attributes in found for key in attributes})) or "none"
             raise DataError(
                 f"no training sample has the attribute {quoted(attribute)}",
                 code="MMG-D11",
@@ -91,9 +131,16 @@ class PictureData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """From the first batch that the (resumed) trainer has not finished, to the last of the training."""
-        batches = StepBatches(self.order, self.max_steps * self._accumulation(), self._batches_done, *self._rank())
-        source = _Source(self.pictures, self.train_positions, self.seed, self.alternative_captions, self.codes)
-        return Batches(source, batches, self.num_workers)
+        per_step = self._accumulation()
+        batches = StepBatches(
+            self.order,
+            self.max_steps * per_step,
+            self._batches_done,
+            *self._rank(),
+            text_only=self.text_only,
+            per_step=per_step,
+        )
+        return Batches(self._source(self.train_positions, training=True), batches, self.num_workers)
 
     def val_dataloader(self) -> Batches:
         """`val` in fixed order, every sample once over all ranks, with the ordinary caption and the keys of epoch 0.
@@ -104,9 +151,14 @@ class PictureData(pl.LightningDataModule):
         share, each = -(-self.batch_size // world_size), -(-len(self.val_positions) // world_size)
         mine = [((rank + i * world_size) % len(self.val_positions), 0) for i in range(each)]
         batches = [mine[i : i + share] for i in range(0, len(mine), share)]
-        return Batches(
-            _Source(self.pictures, self.val_positions, self.seed, 0.0, self.codes), batches, self.num_workers
-        )
+        return Batches(self._source(self.val_positions, training=False), batches, self.num_workers)
+
+    def _source(self, positions: Sequence[int], training: bool) -> Source:
+        others = self.alternative_captions if training else 0.0
+        if isinstance(self.samples, Pictures):
+            augment = self.augment if training else "none"
+            return PictureSource(self.samples, positions, self.seed, others, self.codes, augment)
+        return TokenSource(self.samples, positions, self.seed, others, not training or not self.bpe_dropout)
 
     def _accumulation(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -132,7 +184,7 @@ class Batches:
     It has a state, empty, so that Lightning knows that it can be resumed; its place comes from the trainer's progress.
     """
 
-    def __init__(self, source: _Source, batches: StepBatches | Sequence[list[Slot]], num_workers: int) -> None:
+    def __init__(self, source: Source, batches: StepBatches | Sequence[list[Slot]], num_workers: int) -> None:
         self.source, self.batches, self.num_workers = source, batches, num_workers
 
     def __len__(self) -> int:
@@ -158,37 +210,3 @@ class Batches:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-class _Source(torch.utils.data.Dataset):
-    """Makes a whole batch from its slots."""
-
-    def __init__(
-        self, pictures: Pictures, positions: list[int], seed: int, alternative_captions: float, codes: Tensor | None
-    ) -> None:
-        self.pictures, self.positions, self.seed = pictures, positions, seed
-        self.alternative_captions, self.codes = alternative_captions, codes
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitems__(self, slots: list[Slot]) -> Batch:
-        positions = [self.positions[place] for place, _ in slots]
-        ids = [self.pictures.ids[i] for i in positions]
-        keys = [sample_key(self.seed, epoch, id) for id, (_, epoch) in zip(ids, slots, strict=True)]
-        captions = [self._caption(i, key) for i, key in zip(positions, keys, strict=True)]
-        batch: Batch = {"caption": captions, "id": ids, "key": keys}
-        if self.codes is None:
-            batch["image"] = self.pictures.batch(positions)
-        else:
-            batch["image_tokens"] = self.codes[positions].long()
-        return batch
-
-    def _caption(self, position: int, key: int) -> str:
-        caption, others = self.pictures.captions[position], self.pictures.alternatives[position]
-        others = [other for other in others if other != caption]
-        if not others or not self.alternative_captions:
-            return caption
-        # Two numbers out of the key's own stream, so that they say nothing about other uses of the key.
-        share, which = (sample_key(key, number, "caption") for number in (0, 1))
-        return others[which % len(others)] if share < self.alternative_captions * (1 << 63) else caption

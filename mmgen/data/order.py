@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 Slot = tuple[int, int]  # (position, epoch) of one sample of a batch
 
@@ -13,6 +14,17 @@ Slot = tuple[int, int]  # (position, epoch) of one sample of a batch
 def sample_key(seed: int, epoch: int, id: str) -> int:
     """A 63-bit number for one sample in one epoch: the seed of whatever is random about it, wherever it lands."""
     return _number(f"sample/{seed}/{epoch}/{id}")
+
+
+class Slots(list[Slot]):
+    """One process's share of a step's batch."""
+
+    text_only = False
+
+
+def is_text_only(seed: int, step: int, share: float) -> bool:
+    """Whether a step trains on captions alone: true for `share` of all steps."""
+    return _number(f"text_only/{seed}/{step}") < share * (1 << 63)
 
 
 def _number(text: str) -> int:
@@ -41,7 +53,7 @@ class BatchOrder:
             raise ValueError(f"groups must hold {size} numbers, got {len(groups)}")
         self._groups = None if groups is None else torch.unique(torch.tensor(groups), return_inverse=True)[1]
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self._permutations: dict[int, list[int]] = {}
+        self._permutations: dict[int, Tensor] = {}  # four bytes a sample, of the last two epochs
 
     def epoch_of(self, step: int, slot: int) -> int:
         """Which pass over the data the sample in a slot of a batch belongs to."""
@@ -49,24 +61,27 @@ class BatchOrder:
 
     def slots(self, step: int) -> list[Slot]:
         """The global batch of a step as (position, epoch), positions from 0 to size - 1."""
-        first = step * self.batch_size
-        pairs = (divmod(i, self.size) for i in range(first, first + self.batch_size))
-        return [(self._permutation(epoch)[place], epoch) for epoch, place in pairs]
+        found: list[Slot] = []
+        while len(found) < self.batch_size:
+            epoch, place = divmod(step * self.batch_size + len(found), self.size)
+            positions = self._permutation(epoch)[place : place + self.batch_size - len(found)]
+            found += [(position, epoch) for position in positions.tolist()]
+        return found
 
     def positions(self, step: int) -> list[int]:
         """The global batch of a step."""
         return [position for position, _ in self.slots(step)]
 
-    def _permutation(self, epoch: int) -> list[int]:
+    def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._permutations:
-            if len(self._permutations) > 2:
-                self._permutations.clear()
+            for old in list(self._permutations)[:-1]:
+                del self._permutations[old]
             generator = torch.Generator().manual_seed(_number(f"epoch/{self.seed}/{epoch}"))
             permutation = torch.randperm(self.size, generator=generator)
             if self._groups is not None:
                 places = torch.randperm(int(self._groups.max()) + 1, generator=generator)
                 permutation = permutation[places[self._groups[permutation]].argsort(stable=True)]
-            self._permutations[epoch] = permutation.tolist()
+            self._permutations[epoch] = permutation.int() if self.size < 1 << 31 else permutation
         return self._permutations[epoch]
 
 
@@ -81,25 +96,37 @@ class StepBatches:
         batches: how many there are in the whole training.
         start: gives the batch to begin with; asked when the first batch is fetched, when a resumed run knows it.
         rank, world_size: each rank takes an equal slice.
+        text_only: the share of optimizer steps whose batches hold captions alone.
+        per_step: batches of one optimizer step.
 
     Raises:
         ValueError: the world size does not divide the batch size.
     """
 
     def __init__(
-        self, order: BatchOrder, batches: int, start: Callable[[], int] = int, rank: int = 0, world_size: int = 1
+        self,
+        order: BatchOrder,
+        batches: int,
+        start: Callable[[], int] = int,
+        rank: int = 0,
+        world_size: int = 1,
+        text_only: float = 0.0,
+        per_step: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
         if order.batch_size % world_size:
             raise ValueError(f"{world_size} processes do not divide a batch of {order.batch_size} samples")
         self.order, self.batches, self.start = order, batches, start
+        self.text_only, self.per_step = text_only, per_step
         share = order.batch_size // world_size
         self._mine = slice(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[list[Slot]]:
-        for step in range(self.start(), self.batches):
-            yield self.order.slots(step)[self._mine]
+    def __iter__(self) -> Iterator[Slots]:
+        for batch in range(self.start(), self.batches):
+            slots = Slots(self.order.slots(batch)[self._mine])
+            slots.text_only = is_text_only(self.order.seed, batch // self.per_step, self.text_only)
+            yield slots
