@@ -43,6 +43,8 @@ def attend(
     if executor == "auto":
         executor = _fastest(queries, mask, first)
     if executor == "flex":
+        if not queries.is_cuda:
+            raise ValueError("executor=flex needs a GPU: its backward is not implemented elsewhere; use executor=auto")
         return _flex(queries, keys, values, mask, first)
     if executor == "blocked" and first == 0:
         return _blocked(queries, keys, values, mask)
@@ -79,15 +81,13 @@ def _weighed(probs: Tensor, values: Tensor, plan: StepKeys) -> Tensor:
 
 
 def _fastest(queries: Tensor, mask: Mask, first: int) -> Executor:
+    """As measured on a CPU, forward and backward: docs/decisions.md. On a GPU nobody has measured yet."""
     length, head_dim = queries.shape[2:]
     if first:
         return "dense"
     if queries.is_cuda and head_dim >= 16 and head_dim & (head_dim - 1) == 0:
         return "flex"
-    return "blocked" if tiles(mask, length).share < BLOCKED_BELOW else "dense"
-
-
-BLOCKED_BELOW = 0.5  # share of the dense work
+    return "blocked" if length >= 256 and tiles(mask, length).share < 0.4 else "dense"
 
 
 def _dense(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, first: int) -> Tensor:
@@ -102,7 +102,7 @@ def _blocked(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tenso
     text, image = plan.text, plan.image
     text_out = F.scaled_dot_product_attention(
         queries[:, :, text], keys[:, :, : text.stop], values[:, :, : text.stop],
-        attn_mask=None if plan.text_causal else plan.text_seen.like(queries), is_causal=plan.text_causal,
+        attn_mask=None if plan.text_first else plan.text_seen.like(queries), is_causal=plan.text_first,
     )  # fmt: skip
     blocks = plan.split(queries[:, :, image] * queries.shape[-1] ** -0.5)
     near_keys, near_values = (plan.near(plan.split(x[:, :, image])) for x in (keys, values))
@@ -124,8 +124,6 @@ def _blocked(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tenso
 
 
 def _flex(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, first: int) -> Tensor:
-    if not queries.is_cuda:
-        raise ValueError("executor=flex needs a GPU (its backward is not implemented elsewhere); use executor=auto")
     block_mask = _block_mask(mask, first, queries.shape[2], queries.device)
     out: Tensor = _compiled_flex()(queries, keys, values, block_mask=block_mask)
     return out

@@ -89,8 +89,8 @@ class Block(nn.Module):
         self.up = nn.Linear(embed_dim, hidden, bias=bias != "none")
         self.down = nn.Linear(hidden, embed_dim, bias=bias != "none")
         self.gate = nn.Linear(embed_dim, hidden, bias=bias != "none") if mlp == "swiglu" else None
-        self.q_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.q_norm = HeadNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(self.head_dim) if qk_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -125,6 +125,13 @@ class Block(nn.Module):
 def make_norm(norm: Literal["layer", "rms"], dim: int) -> nn.Module:
     """A norm over D with a gain, and as LayerNorm with a bias."""
     return nn.LayerNorm(dim) if norm == "layer" else nn.RMSNorm(dim, eps=1e-5)
+
+
+class HeadNorm(nn.RMSNorm):
+    """Of queries or keys, in the precision of its gains: of bf16 with gains in fp32 torch has no fused norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class Head(nn.Linear):

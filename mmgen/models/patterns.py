@@ -98,7 +98,7 @@ class Tiles:
     the blocks p - offset, for every offset in `offsets`; those before the first and after the last do not exist.
 
     text, image: where each stands in the pass. text_first: whether the picture sees the text, not the text the picture.
-    text_causal: whether the text sees nothing but text; if not, `text_seen` (T,S) says what.
+    text_seen: (T,S), what the text sees; where it comes first, all the text before it.
     image_seen: (P, Q, O·Q), which query of a block sees which key of the blocks it meets.
     share: pairs that are computed over all S² pairs.
     """
@@ -106,7 +106,6 @@ class Tiles:
     text: slice
     image: slice
     text_first: bool
-    text_causal: bool
     text_seen: Table
     image_seen: Table
     offsets: tuple[int, ...]
@@ -136,7 +135,7 @@ class Tiles:
 
 @lru_cache(maxsize=64)
 def tiles(mask: Mask, length: int) -> Tiles:
-    """The blocks of the first `length` positions of the stream; at least one of them an image token."""
+    """The blocks of the first `length` positions of the stream, one of which at least is an image token."""
     stream = mask.stream
     text = slice(stream.text_start, min(stream.text_start + stream.text_length, length))
     image = slice(stream.image_start, min(stream.image_start + stream.image_length, length))
@@ -148,15 +147,14 @@ def tiles(mask: Mask, length: int) -> Tiles:
     cuts = [_meetings(seen, rows, width, transposed) for transposed in (False, True)]
     transposed = cuts[1][1].size < cuts[0][1].size
     offsets, image_seen = cuts[transposed]
-    text_seen = _seen(mask, 0, length)[text]
-    text_count = text.stop - text.start
-    text_first = stream.order == "text_first"
-    # One of the two sees all of the other, which sees nothing of it: nothing but this is computed.
-    assert _seen(mask, 0, length)[image, text].all() if text_first else text_seen[:, image].all()
-    text_causal = bool((text_seen == np.tri(text_count, length, dtype=bool)).all())
+    all_seen = _seen(mask, 0, length)
+    text_count, text_first = text.stop - text.start, stream.order == "text_first"
+    # What comes second sees all of what comes first, which sees nothing of it, and text sees all text before it.
+    assert all_seen[image, text].all() if text_first else all_seen[text, image].all()
+    assert (all_seen[text, text] == np.tri(text_count, dtype=bool)).all()
     pairs = image_seen.size + text_count * (text_count + (rows * width if text_first else count))
     return Tiles(
-        text, image, text_first, text_causal, Table(text_seen), Table(image_seen), offsets, (rows, width), transposed,
+        text, image, text_first, Table(all_seen[text]), Table(image_seen), offsets, (rows, width), transposed,
         pairs / length**2,
     )  # fmt: skip
 

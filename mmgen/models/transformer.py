@@ -284,6 +284,6 @@ def _check_sizes(embed_dim: int, num_heads: int, positions: str) -> None:
     if positions == "rotary" and head_dim % 4:
         fits = [n for n in range(1, embed_dim + 1) if embed_dim % (4 * n) == 0 and embed_dim // n >= 16]
         raise ValueError(
-            f"positions=rotary needs embed_dim/num_heads={head_dim} to be a multiple of 4, for pairs by row and pairs by "
-            f"column; with embed_dim={embed_dim} these num_heads do: {fits}"
+            f"positions=rotary needs embed_dim/num_heads={head_dim} to be a multiple of 4: pairs by row, pairs "
+            f"by column; with embed_dim={embed_dim} these num_heads do: {fits}"
         )
