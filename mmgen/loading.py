@@ -8,7 +8,7 @@ from typing import Any
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
 from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
-from mmgen.data.text import BpeTextTokenizer
+from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
 from mmgen.runs.directory import RunDirectory
 
@@ -27,7 +27,7 @@ def load_part(part: Part, *, trusted: bool = False) -> Any:
     if "grid" in arguments:
         arguments["grid"] = tuple(arguments["grid"])
     if part.text_tokenizer is not None:
-        arguments["text_tokenizer"] = BpeTextTokenizer.from_json(part.text_tokenizer)
+        arguments["text_tokenizer"] = text_tokenizers.from_json(part.text_tokenizer)
     try:
         component = registry.build(part.kind, part.config, trusted=trusted, **arguments)
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,15 +13,20 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
-from mmgen.commands.stages import Stage, quieten_lightning, trainer_options
+from mmgen.commands.fitting import quieten_lightning, trainer_options
+from mmgen.commands.stages import Stage
+from mmgen.commands.starting import devices
+from mmgen.data import text_tokenizers
 from mmgen.data.module import Samples
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.errors import CheckpointError, ConfigError, ConfigErrors, MmgenError, quoted
 from mmgen.protocols import TokenDataset
+from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.progress import Bar
 from mmgen.tasks.optimizers import check_optimizer
+from mmgen.tasks.parallel import check_parallel
 
 
 def read_pictures(dataset: Mapping[str, Any]) -> Samples:
@@ -50,7 +56,7 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
     errors: list[ConfigError] = []
     for stage in stages:
         place = f"stages.{stage.kind}." if len(stages) > 1 else ""
-        for check in (_check_numbers, _check_trainer, partial(_check_data, pictures=pictures)):
+        for check in (_check_numbers, check_ranks, _check_trainer, partial(_check_data, pictures=pictures)):
             try:
                 check(stage, place)
             except ConfigError as error:
@@ -61,6 +67,8 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
                 grid = tuple(component.grid) if component is not None else (1, 1)
             if component is not None:
                 check_optimizer(component, stage.task["optimizer"], f"{place}task.optimizer.name")
+                if stage.trainer["strategy"] == "fsdp":
+                    check_parallel(component, stage.trainer["tensor_parallel_size"], place)
         except ConfigError as error:
             errors.append(error)
     if errors:
@@ -92,6 +100,13 @@ def _check_numbers(stage: Stage, place: str) -> None:
             code="MMG-C05",
             where=f"{place}task.text_tokenizer",
             fix=f"{place}task.text_tokenizer.context_length=24",
+        )
+    if stage.kind == "generator" and stage.task["text_tokenizer"].get("vocabulary"):
+        raise ConfigError(
+            "a generator learns a pad for each text position, which CLIP's vocabulary does not have",
+            code="MMG-C05",
+            where=f"{place}task.text_tokenizer.vocabulary",
+            fix=f"{place}task.text_tokenizer.vocabulary=null",
         )
 
 
@@ -153,12 +168,49 @@ def check_tokens(pictures: Samples, tokenizer: Part | None, init_from: Part | No
         )
 
 
+def check_ranks(stage: Stage, place: str) -> None:
+    """Raises ConfigError where the processes that run, and how a stage divides its work among them, do not agree."""
+    trainer, size = stage.trainer, current().size
+    here, nodes, parallel = devices(trainer), trainer["num_nodes"], trainer["tensor_parallel_size"]
+    if here * nodes != size:
+        raise ConfigError(
+            f"{size} processes run, and the {stage.kind}'s training asks for {here * nodes}",
+            code="MMG-C32",
+            where=f"{place}trainer.devices={trainer['devices']}, {place}trainer.num_nodes={nodes}",
+            fix=f"{place}trainer.devices={size // nodes}, or start as many as are asked for",
+        )
+    if parallel > 1 and trainer["strategy"] != "fsdp":
+        raise ConfigError(
+            f"tensor_parallel_size={parallel} needs strategy=fsdp, not {trainer['strategy']}",
+            code="MMG-C30",
+            where=f"{place}trainer.tensor_parallel_size",
+            fix=f"{place}trainer.strategy=fsdp",
+        )
+    if size % parallel:
+        raise ConfigError(
+            f"{size} processes cannot be divided into groups of tensor_parallel_size={parallel}",
+            code="MMG-C30",
+            where=f"{place}trainer.tensor_parallel_size",
+            fix=f"{place}trainer.tensor_parallel_size={math.gcd(size, parallel)}",
+        )
+    batch, replicas = stage.task["batch_size"], size // parallel
+    if batch % replicas:
+        near = [n for n in (batch // replicas * replicas, -(-batch // replicas) * replicas) if n]
+        raise ConfigError(
+            f"a batch of {batch} samples cannot be divided among {replicas} processes",
+            code="MMG-C33",
+            where=f"{place}task.batch_size",
+            why="each takes an equal slice, so that the mean over them is the mean over the batch",
+            fix=" or ".join(f"{place}task.batch_size={n}" for n in near),
+        )
+
+
 def _check_trainer(stage: Stage, place: str) -> None:
     quieten_lightning()
     if stage.trainer["max_steps"] < 1:
         return  # told already
     try:
-        pl.Trainer(**trainer_options(stage), logger=False)
+        pl.Trainer(**trainer_options(stage.trainer), logger=False)
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
@@ -181,7 +233,10 @@ def _component(stage: Stage, pictures: Samples, grid: tuple[int, int] | None) ->
         arguments |= {"grid": grid or (1, 1), "codebook_size": 2}
     if stage.kind != "tokenizer":
         options = stage.task["text_tokenizer"] or {"context_length": 1}
-        arguments["text_tokenizer"] = BpeTextTokenizer([], options["context_length"])
+        own = options.get("vocabulary")
+        arguments["text_tokenizer"] = (
+            text_tokenizers.make((), **options) if own else BpeTextTokenizer([], options["context_length"])
+        )
     try:
         with torch.device("meta"):
             return registry.build(stage.kind, stage.component, **arguments)

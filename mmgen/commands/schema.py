@@ -57,6 +57,7 @@ class ScheduleConfig:
 
 @dataclass
 class TextTokenizerConfig:
+    vocabulary: str | None = _option(None, "a file with CLIP's own vocabulary; null: one trained on the captions")
     vocab_size: int = _option(1024, "byte-level BPE, trained on the training captions", low=256)
     context_length: int = _option(24, "text tokens; a longer caption is cut, and counted", low=2)
     bpe_dropout: float = _option(0.1, "share of merges dropped in training (Provilkov et al., 2020)", low=0, high=1)
@@ -133,6 +134,8 @@ class TrainerConfig:
 
 
 TRAINER_OWN = ("tensor_parallel_size", "timeout")  # not Lightning's Trainer's, but our strategies'
+# Where a training happens, not what it does: a run may go on with others of these.
+PLACEMENT = ("devices", "num_nodes", "strategy", *TRAINER_OWN)
 TRAINER_OBJECTS = ("callbacks", "plugins")  # Trainer arguments that only code can give
 
 
@@ -266,6 +269,13 @@ class ExportCommand:
     encoder_from: str | None = _option(None, "a run or an export whose encoder to take")
 
 
+@dataclass
+class ImportCommand:
+    to: str | None = _option(None, "the directory to write; new or empty")
+    image_size: int | None = _option(None, "pixels a side; null: what the files say, or were trained at", low=1)
+    allow_unused: bool = _option(False, "leave out tensors that nothing takes, instead of refusing the files")
+
+
 COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "train": TrainCommand,
@@ -275,4 +285,5 @@ COMMANDS: dict[str, type] = {
     "classify": ClassifyCommand,
     "evaluate": EvaluateCommand,
     "export": ExportCommand,
+    "import": ImportCommand,
 }

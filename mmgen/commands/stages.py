@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from mmgen import registry
-from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
 from mmgen.checkpoint.parts import Part, load_weights, read_part, write_part
+from mmgen.commands.fitting import Fit
+from mmgen.commands.schema import PLACEMENT
+from mmgen.data import text_tokenizers
 from mmgen.data.module import PictureData, Samples
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
-from mmgen.errors import CheckpointError, Interrupted
+from mmgen.data.text_tokenizers import AnyTextTokenizer
+from mmgen.errors import CheckpointError
 from mmgen.protocols import TokenDataset
-from mmgen.runs.directory import RunDirectory
-from mmgen.runs.metrics import MetricsFile
+from mmgen.ranks import current
+from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.runs.progress import Bar
-from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal, WatchCodebook
+from mmgen.tasks.callbacks import ShowReconstructions, WatchCodebook
+from mmgen.tasks.parallel import whole_state
 from mmgen.tasks.task import TASKS
 from mmgen.text_to_image import BATCH, load_part
 from mmgen.tracking.logger import RunLogger
@@ -82,10 +81,14 @@ def train_stage(stage: Stage, path: Path, pictures: Samples, tokenizer: Part | N
     requires = {"tokenizer": tokenizer.fingerprint} if stage.kind == "generator" and tokenizer else {}
     config = stage.config(requires, pictures.fingerprint)
     directory = RunDirectory(path)
-    directory.create(config)
-    if directory.status().state == "finished" and (directory.model / "manifest.json").is_file():
-        return read_part(directory.model, trusted=True)
-    return _Training(stage, directory, pictures, tokenizer, config).run(requires, init_from)
+
+    def is_finished() -> bool:
+        directory.create(config, (*MAY_DIFFER, *(f"trainer.{key}" for key in PLACEMENT)))
+        return directory.status().state == "finished" and (directory.model / "manifest.json").is_file()
+
+    if not current().agree(is_finished):
+        _Training(stage, directory, pictures, tokenizer, config).run(requires, init_from)
+    return read_part(directory.model, trusted=True)
 
 
 class _Training:
@@ -96,7 +99,7 @@ class _Training:
         self.tokenizer = tokenizer
         self.max_steps = int(stage.trainer["max_steps"])
 
-    def run(self, requires: Mapping[str, str], init_from: Part | None) -> Part:
+    def run(self, requires: Mapping[str, str], init_from: Part | None) -> None:
         stage = self.stage
         torch.manual_seed(stage.seed)
         component, arguments, text_tokenizer = self._component(init_from)
@@ -108,36 +111,44 @@ class _Training:
             discriminator_optimizer=stage.task["discriminator_optimizer"],
             schedule=stage.task["schedule"],
             ema_decay=stage.task["ema_decay"],
+            ema_every=stage.task["ema_every"],
             max_steps=self.max_steps,
             seed=stage.seed,
         )
-        averaged = task.averaged
         logger = self._logger()
         try:
-            self._fit(task, self._data(), logger)
-            part = write_part(
-                self.directory.model,
-                kind=stage.kind,
-                config=stage.component,
-                arguments=arguments,
-                tensors=averaged.state_dict(),
-                text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
-                requires=dict(requires),
-                info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
-            )
-            logger.log_part(
-                self.directory.model, stage.kind, part.fingerprint, {**requires, "data": self.config["data"]}
-            )
+            data = self._data()
+            self._fit().run(task, data, logger, self._callbacks(data))
+            tensors = whole_state(task.averaged, keep=current().first)
+
+            def publish() -> None:
+                part = write_part(
+                    self.directory.model,
+                    kind=stage.kind,
+                    config=stage.component,
+                    arguments=arguments,
+                    tensors=tensors,
+                    text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
+                    requires=dict(requires),
+                    info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
+                )
+                parents = {**requires, "data": self.config["data"]}
+                logger.log_part(self.directory.model, stage.kind, part.fingerprint, parents)
+
+            current().agree(publish)
         finally:
             logger.finish()
-        self.directory.update_status(state="finished")
-        return part
+        current().agree(lambda: self.directory.update_status(state="finished"))
 
-    def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], BpeTextTokenizer | None]:
+    def _fit(self) -> Fit:
+        stage = self.stage
+        return Fit(stage.kind, stage.trainer, stage.task["checkpoint_every"], stage.experiment, self.directory)
+
+    def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], AnyTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
         kind = self.stage.kind
         arguments: dict[str, Any] = {}
-        text_tokenizer = None
+        text_tokenizer: AnyTextTokenizer | None = None
         if kind in ("tokenizer", "encoder"):
             assert isinstance(self.pictures, Pictures), "refused before anything is trained"
             height, width = self.pictures.shape
@@ -152,12 +163,14 @@ class _Training:
             built["grid"] = tuple(built["grid"])
         if kind in ("generator", "encoder"):
             if init_from is not None and init_from.text_tokenizer is not None:
-                text_tokenizer = BpeTextTokenizer.from_json(init_from.text_tokenizer)  # what its ids mean
+                text_tokenizer = text_tokenizers.from_json(init_from.text_tokenizer)  # what its ids mean
             elif isinstance(self.pictures, TokenDataset):
                 dropout = self.stage.task["text_tokenizer"]["bpe_dropout"]
                 text_tokenizer = cast(BpeTextTokenizer, self.pictures.text_tokenizer(dropout))
             else:
-                text_tokenizer = BpeTextTokenizer.train(self._training_captions(), **self.stage.task["text_tokenizer"])
+                text_tokenizer = text_tokenizers.make(
+                    self._training_captions(), **self.stage.task["text_tokenizer"]
+                )
             built["text_tokenizer"] = text_tokenizer
         return registry.build(kind, self.stage.component, **built), arguments, text_tokenizer
 
@@ -187,7 +200,7 @@ class _Training:
             num_workers=self.stage.task["num_workers"],
             bpe_dropout=(self.stage.task["text_tokenizer"] or {"bpe_dropout": 0.1})["bpe_dropout"],
         )
-        if data.left_out:
+        if data.left_out and current().first:
             print(f"{data.left_out} training pictures left out: more than twice as long as wide", file=sys.stderr)
         return data
 
@@ -202,57 +215,14 @@ class _Training:
             mode=self.stage.tracking["mode"],
         )
 
-    def _fit(self, task: pl.LightningModule, data: PictureData, logger: RunLogger) -> None:
-        checkpoint, problems = newest_valid(self.directory.checkpoints)
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        start = _step_of(checkpoint)
-        MetricsFile(self.directory.metrics_file).drop_after(start - 1)  # a row's step counts from 0
-        before = self.directory.status().seconds
-        began = time.monotonic()
-
-        def status(state: str, step: int) -> None:
-            seconds = before + time.monotonic() - began
-            self.directory.update_status(
-                state=state, stage=self.stage.kind, step=step, max_steps=self.max_steps, seconds=seconds
-            )
-
-        status("running", start)
-        quieten_lightning()
-        with StopOnSignal() as stop, Bar(self.stage.kind, total=self.max_steps, unit="steps", done=start) as bar:
-            callbacks = [
-                stop,
-                ShowProgress(bar),
-                SaveCheckpoints(
-                    self.directory.checkpoints,
-                    self.stage.task["checkpoint_every"],
-                    saved=lambda step: status("running", step),
-                    failed=lambda error: print(error.render(), file=sys.stderr),
-                ),
-            ]
-            if isinstance(self.pictures, Pictures) and self.stage.kind == "tokenizer":
-                callbacks.append(ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])))
-                callbacks.append(WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr)))
-            trainer = self._trainer(logger, callbacks)
-            try:
-                trainer.fit(task, data, ckpt_path=checkpoint)
-            except SIGTERMException:  # it came before the first step: Lightning's own way of ending then
-                stop.received = stop.received or SIGTERM
-            except BaseException:
-                status("failed", trainer.global_step)
-                raise
-        if stop.received is not None and trainer.global_step < self.max_steps:
-            status("preempted", trainer.global_step)
-            raise Interrupted(
-                stop.received,
-                f"stopped: the {self.stage.kind} is saved at step {trainer.global_step} of {self.max_steps}; "
-                f"the same command with run.name={self.stage.experiment} goes on from there",
-            )
-        status("running", trainer.global_step)  # finished once the part is written
-
-    def _trainer(self, logger: RunLogger, callbacks: list[pl.Callback]) -> pl.Trainer:
-        options = {**trainer_options(self.stage), "default_root_dir": str(self.directory.path)}
-        return pl.Trainer(**options, logger=logger, callbacks=callbacks, plugins=[SafeCheckpointIO()])
+    def _callbacks(self, data: PictureData) -> list[pl.Callback]:
+        """What only an image tokenizer's training shows."""
+        if not isinstance(self.pictures, Pictures) or self.stage.kind != "tokenizer":
+            return []
+        return [
+            ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])),
+            WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr) if current().first else None),
+        ]
 
 
 def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
@@ -271,24 +241,3 @@ def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
             codes.append(image_tokenizer.encode(pictures.batch(positions)).flatten(1))
             bar.advance(len(positions), "")
     return torch.cat(codes)
-
-
-def trainer_options(stage: Stage) -> dict[str, Any]:
-    """The Trainer's arguments that a config holds. Validations further apart than the training is long would be refused
-    by Lightning; then there is one at the end."""
-    options = {key: value for key, value in stage.trainer.items() if key != "logger"}
-    interval = options.get("val_check_interval")
-    if isinstance(interval, int):
-        options["val_check_interval"] = min(interval, int(stage.trainer["max_steps"]))
-    return options
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-
-
-def quieten_lightning() -> None:
-    """Lightning's tips and advice would hide what matters; its errors are raised, not printed."""
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmgen.data.text import BpeTextTokenizer
+from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import ConfigError, quoted
 
 
-def check_caption(caption: str, text_tokenizer: BpeTextTokenizer) -> None:
+def check_caption(caption: str, text_tokenizer: AnyTextTokenizer) -> None:
     """Raises ConfigError for a caption that is empty, or longer than the text tokenizer's context."""
     if not caption.strip():
         raise ConfigError("the caption is empty", code="MMG-C11", where="caption", fix='mmgen sample "a cat"')

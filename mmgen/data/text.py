@@ -84,7 +84,7 @@ class BpeTextTokenizer:
             special_tokens=[],
             show_progress=False,
         )
-        tokenizer.train_from_iterator((_sound(caption) for caption in captions), trainer)
+        tokenizer.train_from_iterator((sound(caption) for caption in captions), trainer)
         trained = json.loads(tokenizer.to_str())["model"]["merges"]
         ids = {character: i for i, character in enumerate(ALPHABET)}
         merges: list[Merge] = []
@@ -186,7 +186,7 @@ class BpeTextTokenizer:
         """Words of at most 32 bytes each, written in the 256 characters that stand for bytes."""
         chunks = self._chunks.get(caption)
         if chunks is None:
-            text = self._tokenizer.normalizer.normalize_str(_sound(caption)[:MAX_CAPTION_BYTES])
+            text = self._tokenizer.normalizer.normalize_str(sound(caption)[:MAX_CAPTION_BYTES])
             chunks = [chunk for chunk, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
             _remember(self._chunks, caption, chunks)
         return chunks
@@ -248,7 +248,7 @@ def _ordinary(merges: Sequence[Merge]) -> Tokenizer:
     return tokenizer
 
 
-def _sound(caption: str) -> str:
+def sound(caption: str) -> str:
     """Text that can be written as UTF-8: lone surrogates, which JSON can smuggle in, become question marks."""
     return caption.encode("utf-8", "replace").decode("utf-8")
 
