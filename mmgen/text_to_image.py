@@ -24,7 +24,9 @@ from mmgen.samplers.choice import Choice
 from mmgen.samplers.region import Region, Unit
 from mmgen.trio import BATCH, Trio, in_batches
 
-__all__ = ["BATCH", "PARTS", "Drawings", "TextToImage", "load_part", "open_trio", "read_parts", "recorded_sampler"]
+__all__ = [
+    "BATCH", "PARTS", "Drawings", "Redrawing", "TextToImage", "load_part", "open_trio", "read_parts", "recorded_sampler"
+]  # fmt: skip
 
 HELD_BYTES = 1 << 28  # of decoded drawings that wait to be ranked
 

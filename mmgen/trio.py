@@ -58,10 +58,14 @@ class Trio:
             )
         return self._parts[kind]
 
+    def has(self, kind: str) -> bool:
+        """Whether the part of that kind is there."""
+        return self._parts[kind] is not None
+
     @property
     def ranks(self) -> bool:
         """Whether there is an encoder that ranks."""
-        return self._parts["encoder"] is not None
+        return self.has("encoder")
 
     def picture(self, image: Tensor | str | Path) -> Tensor:
         """The middle square of a picture or a file at the image tokenizer's size, (3,H,W) in [0,1]."""

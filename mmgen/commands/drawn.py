@@ -56,8 +56,7 @@ def save(made: Sequence[Made], out: Path, model: TextToImage, source: Path, num_
         numbers = drawings.numbers.tolist()
         scores = None if drawings.scores is None else drawings.scores.tolist()
         for rank, file in enumerate(files):
-            own = {**facts, "number": numbers[rank], **({"score": round(scores[rank], 6)} if scores else {})}
-            save_png(drawings[rank], out / file, {key: _text(value) for key, value in own.items()})
+            save_png(drawings[rank], out / file, text_of(one, rank, model, num_images))
         records.append({**facts, "run": str(source), "numbers": numbers, "scores": scores, "files": files})
     write_atomic(out / "samples.json", json.dumps(records, indent=1, ensure_ascii=False).encode())
     rows = [(m.drawings.caption, ([] if m.given is None else [m.given]) + list(m.drawings.images)) for m in made]
@@ -70,12 +69,13 @@ def tell(made: Sequence[Made], out: Path, num_images: int) -> None:
     """Prints what was kept, and where it lies."""
     for one in made:
         drawings = one.drawings
+        name = f"{Path(one.about['picture']).name}, {drawings.caption}" if "picture" in one.about else drawings.caption
         if drawings.scores is None:
-            print(f"{drawings.caption}: drew {len(drawings)}, not ranked")
+            print(f"{name}: drew {len(drawings)}, not ranked")
             continue
         best = ", ".join(f"{float(score):.3f}" for score in drawings.scores[:4])
         more = " …" if len(drawings) > 4 else ""
-        print(f"{drawings.caption}: kept {len(drawings)} of {num_images}, scores {best}{more}")
+        print(f"{name}: kept {len(drawings)} of {num_images}, scores {best}{more}")
     if any(one.drawings.scores is None for one in made):
         print("there is no encoder to rank them: encoder_from=RUN names one")
     print(f"pictures: {out}\nsheet: {out / 'sheet.png'}")
@@ -94,5 +94,10 @@ def _facts(made: Made, model: TextToImage, num_images: int) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def text_of(made: Made, rank: int, model: TextToImage, num_images: int) -> dict[str, str]:
+    """What stands in the text chunks of one picture; what is no text is JSON."""
+    drawings = made.drawings
+    own = {**_facts(made, model, num_images), "number": int(drawings.numbers[rank])}
+    if drawings.scores is not None:
+        own["score"] = round(float(drawings.scores[rank]), 6)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}

@@ -66,6 +66,12 @@ def evidence(needs: Needs, chunk: slice) -> Evidence:
         found.drawings = drawn[chunk]
         scores = torch.rand(COUNT, needs.drawings, generator=source).sort(1, descending=True).values
         found.drawing_scores = scores[chunk]
+    if needs.redrawings:
+        size = (COUNT, needs.redrawings, *images.shape[1:])
+        drawn = (images[:, None] + 0.05 * torch.rand(size, generator=source)).clamp(0, 1)
+        found.redrawings = drawn[chunk]
+        scores = torch.rand(COUNT, needs.redrawings, generator=source).sort(1, descending=True).values
+        found.redrawing_scores = scores[chunk]
     if needs.features:
         found.text_features = features[chunk]
         found.image_features = torch.nn.functional.normalize(features + 0.1 * noise, dim=-1)[chunk]
@@ -77,6 +83,9 @@ def it_says_what_it_needs(subject: Subject) -> None:
     require(isinstance(needs, Needs), f"needs is a {type(needs).__name__}")
     require(isinstance(needs.split, str) and needs.split, "needs.split is not a name")
     require(needs.drawings >= 0, f"needs.drawings is {needs.drawings}")
+    require(needs.redrawings >= 0, f"needs.redrawings is {needs.redrawings}")
+    inside = all(0 <= share < 1 for share in needs.redrawn_from)
+    require(len(needs.redrawn_from) == 2 and inside, f"needs.redrawn_from is {needs.redrawn_from}, not in [0,1)")
 
 
 def its_numbers_can_be_read(subject: Subject) -> None:
