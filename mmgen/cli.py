@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
-COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "plugins")
-TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export")
+COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "plugins")
+TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
@@ -50,12 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is expected
         return code
     except MmgenError as error:
-        print(error.render(), file=sys.stderr)
+        if not error.elsewhere:
+            print(error.render(), file=sys.stderr)
         if os.environ.get("MMGEN_DEBUG") == "1":
             traceback.print_exception(error)
         return error.exit_code
     except Interrupted as stop:
-        print(stop.note, file=sys.stderr)
+        if not stop.elsewhere:
+            print(stop.note, file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

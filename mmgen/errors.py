@@ -6,6 +6,8 @@ that prints them; everything else raises.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MmgenError(Exception):
     """What a user can cause and mend.
@@ -20,6 +22,7 @@ class MmgenError(Exception):
 
     exit_code = 1
     area = "E00"
+    elsewhere = False  # whether another process of the training tells it
 
     def __init__(self, what: str, *, code: str = "", where: str = "", why: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -37,6 +40,17 @@ class MmgenError(Exception):
 
     def __str__(self) -> str:
         return self.render()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For the other processes of a training; an exception's own way gives the constructor what was printed."""
+        return _again, (type(self), vars(self))
+
+
+def _again(kind: type[MmgenError], state: dict[str, Any]) -> MmgenError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, state["what"])
+    vars(error).update(state)
+    return error
 
 
 class ConfigError(MmgenError):
@@ -114,6 +128,8 @@ class Interrupted(KeyboardInterrupt):
         number: the signal's; the exit code is 128 more.
         note: what was saved, and how to go on.
     """
+
+    elsewhere = False  # whether another process of the training tells it
 
     def __init__(self, number: int, note: str = "") -> None:
         super().__init__(number)

@@ -72,7 +72,7 @@ def write_directory_atomic(destination: str | Path, fill: Callable[[Path], None]
         CheckpointError: no space, not writable, or something else lies there. Nothing was overwritten.
     """
     destination = Path(destination)
-    _refuse_foreign(destination)
+    refuse_foreign(destination)
     temp = beside(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def write_directory_atomic(destination: str | Path, fill: Callable[[Path], None]
         temp.mkdir()
         fill(temp)
         seal(temp)
-        _swap(temp, destination)
+        publish(temp, destination)
     except OSError as error:
         remove(temp)
         raise cannot_write(destination, error, needed) from error
@@ -90,7 +90,8 @@ def write_directory_atomic(destination: str | Path, fill: Callable[[Path], None]
         raise
 
 
-def _refuse_foreign(destination: Path) -> None:
+def refuse_foreign(destination: Path) -> None:
+    """Raises CheckpointError MMG-K07 where something lies that is not to be overwritten."""
     if not destination.exists() and not destination.is_symlink():
         return
     if destination.is_dir() and ((destination / MANIFEST).is_file() or not any(destination.iterdir())):
@@ -115,8 +116,9 @@ def seal(directory: Path) -> None:
         sync_directory(path)
 
 
-def _swap(temp: Path, destination: Path) -> None:
-    """A directory cannot be renamed onto another: the old one steps aside first (`remove_leftovers` puts it back)."""
+def publish(temp: Path, destination: Path) -> None:
+    """Puts a sealed directory in place. A directory cannot be renamed onto another: the old one steps aside first
+    (`remove_leftovers` puts it back)."""
     aside = beside(destination, "old") if destination.exists() else None
     if aside:
         os.replace(destination, aside)

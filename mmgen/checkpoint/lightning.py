@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from mmgen.checkpoint.files import verify_directory, write_directory_atomic
+from mmgen.checkpoint.files import read_manifest, verify_directory, write_directory_atomic
+from mmgen.checkpoint.sharded import INDEX, STATE, TENSORS, StoredTensors, read_stored, save_sharded
 from mmgen.checkpoint.tensors import load_tensors, num_bytes, write_tensors
 from mmgen.checkpoint.tree import flatten, unflatten
 from mmgen.errors import CheckpointError
 from mmgen.files import read_json, remove, remove_leftovers
+from mmgen.ranks import current
 
-STATE, TENSORS = "state.json", "state.safetensors"
 FORMAT = 1
+_PIECES = re.compile(r"rank-\d{5}\.safetensors")
 _STEP = re.compile(r"step-(\d+)")
 _MAX_STATE = 256_000_000
 
@@ -32,12 +35,19 @@ def newest_valid(checkpoints: str | Path) -> tuple[Path | None, list[str]]:
     problems = []
     for path in _newest_first(Path(checkpoints)):
         try:
-            verify_directory(path, (STATE, TENSORS))
+            verify(path)
         except CheckpointError as error:
             problems.append(f"{error.what}; passed over")
         else:
             return path, problems
     return None, problems
+
+
+def verify(path: Path) -> None:
+    """Raises CheckpointError unless a checkpoint is whole and holds what one may hold, sharded or not."""
+    manifest = read_manifest(path)
+    sharded = {STATE, INDEX, *(name for name in manifest if _PIECES.fullmatch(name))}
+    verify_directory(path, sharded if INDEX in manifest else (STATE, TENSORS))
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -62,9 +72,7 @@ class SafeCheckpointIO(CheckpointIO):
                 checkpoint is as it was.
         """
         path = Path(path)
-        if path.parent not in self._cleaned:
-            remove_leftovers(path.parent)
-            self._cleaned.add(path.parent)
+        self._clean(path.parent)
         tree, tensors = flatten(checkpoint)
         text = json.dumps({"format": FORMAT, "tree": tree}, allow_nan=False)
 
@@ -76,6 +84,17 @@ class SafeCheckpointIO(CheckpointIO):
         write_directory_atomic(path, fill, needed=num_bytes(tensors) + len(text) + 4096)
         verify_directory(path)
         self._retire(path)
+
+    def save_sharded(self, checkpoint: dict[str, Any], path: Path, mesh: Mapping[str, int]) -> None:
+        """As `save_checkpoint`, but every process calls it and writes its own pieces (`mmgen.checkpoint.sharded`)."""
+        current().agree(lambda: self._clean(path.parent))
+        save_sharded(checkpoint, path, mesh)
+        current().agree(lambda: self._retire(path))
+
+    def _clean(self, checkpoints: Path) -> None:
+        if checkpoints not in self._cleaned:
+            remove_leftovers(checkpoints)
+            self._cleaned.add(checkpoints)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -91,13 +110,12 @@ class SafeCheckpointIO(CheckpointIO):
             CheckpointError: damaged (naming an older good one, if there is) or not a checkpoint of mmgen.
         """
         path = Path(path)
+        device = map_location if isinstance(map_location, str | torch.device) else "cpu"
         try:
-            verify_directory(path, (STATE, TENSORS))
-            state = read_json(path / STATE, limit=_MAX_STATE, trusted=True)
-            device = map_location if isinstance(map_location, str | torch.device) else "cpu"
-            if not isinstance(state, dict) or state.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is no checkpoint of this version's format {FORMAT}", code="MMG-K05")
-            return unflatten(state["tree"], load_tensors(path / TENSORS, device))
+            verify(path)
+            if (path / INDEX).exists():
+                return read_stored(stored_state(path))
+            return unflatten(_read_state(path), load_tensors(path / TENSORS, device))
         except CheckpointError as error:
             good = next((p for p in _newest_first(path.parent) if p != path and _is_valid(p)), None)
             if good is None:
@@ -121,6 +139,19 @@ class SafeCheckpointIO(CheckpointIO):
                 kept += 1
             else:
                 remove(path)
+
+
+def stored_state(path: Path) -> dict[str, Any]:
+    """A verified checkpoint whose tensors are still on the disk, each a `Stored`, to be read as far as is wanted."""
+    found: dict[str, Any] = unflatten(_read_state(path), StoredTensors(path).tensors)
+    return found
+
+
+def _read_state(path: Path) -> Any:
+    state = read_json(path / STATE, limit=_MAX_STATE, trusted=True)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of this version's format {FORMAT}", code="MMG-K05")
+    return state["tree"]
 
 
 def _step(path: Path) -> int | None:

@@ -39,7 +39,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def storable(tensor: Tensor) -> str:
@@ -48,7 +48,7 @@ def storable(tensor: Tensor) -> str:
         return f"a tensor of layout {tensor.layout}"
     if tensor.device.type == "meta":
         return "a tensor on the meta device, without values"
-    return "" if tensor.dtype in _CODES else f"a tensor of {tensor.dtype}"
+    return "" if tensor.dtype in CODES else f"a tensor of {tensor.dtype}"
 
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -66,7 +66,7 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
     for name in order:
         end = place + tensors[name].numel() * tensors[name].element_size()
         header[name] = {
-            "dtype": _CODES[tensors[name].dtype],
+            "dtype": CODES[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [place, end],
         }

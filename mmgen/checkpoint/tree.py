@@ -31,7 +31,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     return writer.encode(tree, ()), writer.tensors
 
 
-def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unflatten(tree: Any, tensors: Mapping[str, Any]) -> Any:
     """The inverse of `flatten`.
 
     Raises:
@@ -78,17 +78,18 @@ class _Writer:
         reason = storable(tensor)
         if reason:
             raise _cannot_store(path, reason)
+        held = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of a DTensor, this process's piece
         view = (
-            tensor.untyped_storage().data_ptr(),
-            tensor.storage_offset(),
-            tensor.dtype,
-            tensor.device,
-            tuple(tensor.shape),
-            tensor.stride(),
-            tensor.is_conj(),
-            tensor.is_neg(),
+            held.untyped_storage().data_ptr(),
+            held.storage_offset(),
+            held.dtype,
+            held.device,
+            tuple(held.shape),
+            held.stride(),
+            held.is_conj(),
+            held.is_neg(),
         )
-        if tensor.numel() and view in self._names:
+        if held.numel() and view in self._names:
             return self._names[view]
         wanted = name = "/".join(path)[-400:] or "tensor"
         count = 1
@@ -109,7 +110,7 @@ def _cannot_store(path: tuple[str, ...], what: str) -> CheckpointError:
     )
 
 
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decode(value: Any, tensors: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):

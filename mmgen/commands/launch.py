@@ -4,6 +4,7 @@ wrap or print what the function raises."""
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import re
 import sys
@@ -20,12 +21,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmgen.commands import composition
+from mmgen.commands import composition, starting
 from mmgen.commands.mistakes import translate
 from mmgen.commands.overrides import swept
 from mmgen.commands.places import places
 from mmgen.errors import MmgenError
 
+TRAINING = ("run", "train")  # the commands that may take several processes
 FAILED_PARTS = 4  # the exit code of a sweep in which a job failed
 
 
@@ -51,11 +53,11 @@ def launch(
         MmgenError: what the user can mend.
     """
     checked = composition.prepare(command, overrides, places(config_dir), multirun)
-    job = _Job(command, positionals)
+    job = _Job(command, positionals, config_dir)
     try:
         with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):
             run = hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)
-            run(_sweep_job(command, positionals, swept(checked)) if multirun else job)()
+            run(_sweep_job(command, positionals, swept(checked), config_dir) if multirun else job)()
     except JobFailed:
         return FAILED_PARTS
     except (HydraException, OmegaConfBaseException) as error:  # of a launcher or a sweeper
@@ -81,9 +83,9 @@ def _hydra(command: str, arguments: list[str]) -> Iterator[None]:
 class _Job:
     """The one job of a command: what it raises is kept, since Hydra would comment on it."""
 
-    def __init__(self, command: str, positionals: list[str]) -> None:
+    def __init__(self, command: str, positionals: list[str], config_dir: Path | None) -> None:
         self.__name__, self.__module__ = command, __name__
-        self.command, self.positionals = command, positionals
+        self.command, self.positionals, self.config_dir = command, positionals, config_dir
         self.code = 0
         self.error: Exception | None = None
         self.config: dict[str, Any] = {}
@@ -91,7 +93,7 @@ class _Job:
     def __call__(self, cfg: DictConfig) -> None:
         try:
             self.config = composition.finish(self.command, cfg)
-            self.code = function(self.command)(self.config, self.positionals) or 0
+            self.code = _call(self.command, self.config, self.positionals, self.config_dir)
         except Exception as error:
             self.error = error
 
@@ -103,7 +105,17 @@ class _Job:
         return told(self.error, self.config)
 
 
-def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable[[DictConfig], int]:
+def _call(command: str, config: dict[str, Any], positionals: list[str], config_dir: Path | None) -> int:
+    """Runs the command's function, here or in as many processes as its trainer wants."""
+    if command in TRAINING and (count := starting.processes_wanted(config)):
+        overrides = list(HydraConfig.get().overrides.task)
+        return starting.start(count, starting.arguments(command, overrides, config, config_dir))
+    return function(command)(config, positionals) or 0
+
+
+def _sweep_job(
+    command: str, positionals: list[str], keys: set[str], config_dir: Path | None
+) -> Callable[[DictConfig], int]:
     """A job of a sweep: it may run in another process, and has a run directory of its own.
 
     Args:
@@ -116,7 +128,7 @@ def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable
             config = composition.finish(command, cfg)
             if isinstance(config.get("run"), dict) and "run.name" not in keys:
                 config["run"]["name"] += f"-{_job_name(keys)}"
-            code: int = function(command)(config, positionals) or 0
+            code = _call(command, config, positionals, config_dir)
         except MmgenError as error:
             print(error.render(), file=sys.stderr)
             raise JobFailed(error.code) from None
@@ -139,7 +151,8 @@ def _job_name(keys: set[str]) -> str:
 
 def function(command: str) -> Callable[[dict[str, Any], list[str]], int | None]:
     """The function of a command, imported now."""
-    main: Callable[[dict[str, Any], list[str]], int | None] = importlib.import_module(f"mmgen.commands.{command}").main
+    module = f"{command}_" if keyword.iskeyword(command) else command  # import_.py
+    main: Callable[[dict[str, Any], list[str]], int | None] = importlib.import_module(f"mmgen.commands.{module}").main
     return main
 
 
@@ -148,6 +161,8 @@ def told(error: Exception, config: dict[str, Any]) -> int:
 
     An error with an attribute `signal` says that a signal ended it, after whatever was to be saved was saved.
     """
+    if getattr(error, "elsewhere", False):  # another process of a training tells it
+        return 1
     number = getattr(error, "signal", None)
     if isinstance(number, int):
         print(error, file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,7 @@ from mmgen.data import text_tokenizers
 from mmgen.data.module import Samples
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
+from mmgen.data.tokens import with_dropout
 from mmgen.errors import CheckpointError, ConfigError, ConfigErrors, MmgenError, quoted
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
@@ -155,9 +156,9 @@ def check_tokens(pictures: Samples, tokenizer: Part | None, init_from: Part | No
         )
     if init_from is None or init_from.text_tokenizer is None:
         return
-    theirs, ours = BpeTextTokenizer.from_json(init_from.text_tokenizer), pictures.text_tokenizer()
-    theirs.bpe_dropout = 0.0  # drawn in training, whatever the ids
-    if isinstance(ours, BpeTextTokenizer) and theirs.fingerprint != ours.fingerprint:
+    theirs = with_dropout(text_tokenizers.from_json(init_from.text_tokenizer), 0.0)  # dropout changes no id
+    ours = cast(text_tokenizers.AnyTextTokenizer, pictures.text_tokenizer())
+    if theirs.fingerprint != ours.fingerprint:
         raise CheckpointError(
             f"the tokens were made with the text tokenizer {quoted(ours.fingerprint)}, but the generator to start from "
             f"reads with {quoted(theirs.fingerprint)}",

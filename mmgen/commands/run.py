@@ -18,32 +18,38 @@ from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
+from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, train_stage
+from mmgen.commands.starting import locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json, write_json
-from mmgen.runs.directory import RunDirectory
+from mmgen.ranks import current
+from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.text_to_image import PARTS, open_trio
 from mmgen.tracking.report import summary, write_report
+
+PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Every stage that is not finished, then the evaluation, then the report; prints where to look."""
+    ranks = meet(config)
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     console = Console(stderr=True)
     began = time.monotonic()
-    pictures = read_pictures(config["dataset"])
     stages = {kind: _stage(kind, config) for kind in PARTS}
-    check_stages(list(stages.values()), pictures)
-    assert isinstance(pictures, Pictures), "token shards are refused above"
-    registry.build("sampler", config["sampler"])  # it can be built, or this ends here
-    with RunDirectory(path).lock() as directory:
-        check_new(directory, config["resume"])
-        with _status(directory.create(config)):
+    pictures = ranks.alike(lambda: _read(config, list(stages.values())))
+    with locked(path) as directory:
+        ranks.agree(lambda: check_new(directory, config["resume"]))
+        with _status(ranks.agree(lambda: directory.create(config, (*MAY_DIFFER, *PLACEMENTS)))):
             parts: dict[str, Part] = {}
             for kind, stage in stages.items():
-                directory.update_status(stage=kind)
+                if ranks.first:
+                    directory.update_status(stage=kind)
                 parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
+            if not ranks.first:
+                return 0  # drawing and judging is one process's work
             if not _judged(directory, parts):
                 directory.update_status(stage="evaluation")
                 with _goes_on(config["run"]["name"]):
@@ -56,6 +62,15 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return 0
+
+
+def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:
+    """The data; whatever could end the run later on ends it here."""
+    pictures = read_pictures(config["dataset"])
+    check_stages(stages, pictures)
+    assert isinstance(pictures, Pictures), "token shards are refused above"
+    registry.build("sampler", config["sampler"])
+    return pictures
 
 
 def _stage(kind: str, config: dict[str, Any]) -> Stage:
@@ -73,7 +88,10 @@ def _stage(kind: str, config: dict[str, Any]) -> Stage:
 
 @contextmanager
 def _status(directory: RunDirectory) -> Iterator[None]:
-    """While the run goes on, and where it was left."""
+    """While the run goes on, and where it was left; of several processes, the first one's word."""
+    if not current().first:
+        yield
+        return
     directory.update_status(state="running")
     try:
         yield

@@ -10,14 +10,17 @@ from rich.console import Console
 from mmgen.checkpoint.parts import Part, check_requires
 from mmgen.commands.preflight import check_new, check_stages, check_tokens, read_pictures
 from mmgen.commands.stages import Stage, train_stage
+from mmgen.commands.starting import locked, meet
+from mmgen.data.module import Samples
 from mmgen.errors import CheckpointError, ConfigError, quoted
-from mmgen.runs.directory import RunDirectory, finished_runs
+from mmgen.runs.directory import finished_runs
 from mmgen.text_to_image import read_parts
 from mmgen.tracking.report import write_report
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Trains, publishes the part, writes the report, and prints where both lie."""
+    ranks = meet(config)
     kind = config["task"]["name"]
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     stage = Stage(
@@ -29,11 +32,23 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         seed=config["seed"],
         experiment=config["run"]["name"],
     )
-    console = Console(stderr=True)
-    tokenizer = None
-    if kind == "generator":
-        tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"]))
-        console.print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
+    tokenizer, init_from, pictures = ranks.alike(lambda: _read(config, stage))
+    if tokenizer is not None and ranks.first:
+        Console(stderr=True).print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
+    with locked(path) as directory:
+        ranks.agree(lambda: check_new(directory, config["resume"]))
+        part = train_stage(stage, path, pictures, tokenizer, init_from)
+        if not ranks.first:
+            return 0
+        report = write_report(path)
+    print(f"{kind} {part.fingerprint[:12]}: {path / 'model'}\nreport: {report}")
+    return 0
+
+
+def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | None, Samples]:
+    """The image tokenizer, the part to start from and the data, checked against each other and the config."""
+    kind = stage.kind
+    tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"])) if kind == "generator" else None
     init_from = _part(config["init_from"], kind, "init_from") if config["init_from"] else None
     if init_from is not None:
         stage.init_from = init_from.fingerprint
@@ -41,12 +56,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures = read_pictures(config["dataset"])
     check_stages([stage], pictures)
     check_tokens(pictures, tokenizer, init_from)
-    with RunDirectory(path).lock() as directory:
-        check_new(directory, config["resume"])
-        part = train_stage(stage, path, pictures, tokenizer, init_from)
-        report = write_report(path)
-    print(f"{kind} {part.fingerprint[:12]}: {path / 'model'}\nreport: {report}")
-    return 0
+    return tokenizer, init_from, pictures
 
 
 def _image_tokenizer(source: str | None, runs: Path) -> Part:

@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import Any, TextIO
 
 _INTERVAL = 10.0  # seconds between plain lines
+_mute = False
 _shown: list[Any] = []  # the rich Progress on the terminal, if there is one: a terminal has room for one
+
+
+def mute() -> None:
+    """No bar of this process is drawn from now on: of several that do the same, one is enough."""
+    global _mute
+    _mute = True
 
 
 class Bar:
@@ -39,7 +46,7 @@ class Bar:
     def __enter__(self) -> Bar:
         self._start = time.monotonic()
         with suppress(Exception):
-            if self._is_terminal():
+            if self._is_terminal() and not _mute:
                 self._show()
         if self._progress is None:
             self._line()
@@ -89,6 +96,8 @@ class Bar:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
+        if _mute:
+            return
         parts = [f"{self.done}/{self.total} {self.unit}".strip(), self._times(), self.text]
         with suppress(Exception):
             print(f"{self.name}: " + ", ".join(p for p in parts if p), file=self._stream or sys.stderr, flush=True)

@@ -56,7 +56,11 @@ class StopOnSignal(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Gradients gathered for half a step are in no checkpoint: the rest of the step comes first.
-        if self.received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        # A signal reaches the ranks at different moments; all stop after the step at which one of them has it.
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            self.received = self.received or signal.SIGTERM
             trainer.should_stop = True
 
 

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from mmgen.tasks.parallel import local
+
 
 class Ema(nn.Module):
     """Follows a component; part of the checkpoint, so that a resumed run's average is the same.
@@ -34,10 +36,12 @@ class Ema(nn.Module):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """One step towards the module's weights; whole numbers and flags are copied."""
+        """One step towards the module's weights; whole numbers and flags are copied. Of weights that are sharded, each
+        process follows with its own pieces."""
         n = int(self.updates)
         weight = 1 - min(self.decay, (1 + n) / (10 + n))
-        mine, theirs = self.module.state_dict(), module.state_dict()
+        mine = {name: local(tensor) for name, tensor in self.module.state_dict().items()}
+        theirs = {name: local(tensor) for name, tensor in module.state_dict().items()}
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], weight)
         for name in mine.keys() - set(floats):

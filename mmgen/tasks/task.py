@@ -16,6 +16,7 @@ from mmgen.errors import NonFiniteError
 from mmgen.protocols import Batch, Logs
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
+from mmgen.tasks.parallel import clip_gradients, gradient_norm, parallelise
 
 
 class Task(pl.LightningModule):
@@ -28,6 +29,7 @@ class Task(pl.LightningModule):
         ema_decay: of the weights' moving average, in [0,1).
         max_steps: where the schedule ends.
         seed: what a step draws is a function of (seed, step, rank): a resumed step draws the same.
+        ema_every: optimizer steps between two updates of the average; the last step is followed always.
         discriminator_optimizer: lr, betas, eps, weight_decay of a component's discriminator; None is the optimizer's.
     """
 
@@ -41,18 +43,26 @@ class Task(pl.LightningModule):
         max_steps: int,
         seed: int,
         discriminator_optimizer: Mapping[str, Any] | None = None,
+        ema_every: int = 1,
     ) -> None:
         super().__init__()
         self.component = component
         self.ema = Ema(component, ema_decay)
         self.optimizer_options, self.schedule_options = optimizer, schedule
         self.discriminator_options = discriminator_optimizer
-        self.max_steps, self.seed = max_steps, seed
+        self.max_steps, self.seed, self.ema_every = max_steps, seed, ema_every
+        self._bad_loss: NonFiniteError | None = None
 
     @property
     def averaged(self) -> Any:
         """The component with averaged weights, in eval mode: what is judged and published."""
         return self.ema.module
+
+    def configure_model(self) -> None:
+        """Where weights are sharded, the component and its average are split before the optimizer sees them."""
+        if self._device_mesh is not None:
+            parallelise(self.component, self._device_mesh, mixed=self.trainer.precision == "bf16-mixed")
+            parallelise(self.averaged, self._device_mesh)
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.component, self.optimizer_options, self.discriminator_options)
@@ -60,34 +70,65 @@ class Task(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self._data_rank())
         loss, logs = self.component.training_loss(batch, self.global_step)
-        if not torch.isfinite(loss):
-            raise self._not_finite("the loss", float(loss.detach()), batch)
         self._batch = batch
+        if not torch.isfinite(loss):
+            self._bad_loss = self._not_finite("the loss", float(loss.detach()), batch)
+            if self.trainer.world_size == 1:
+                raise self._bad_loss
+            loss = loss * torch.nan  # the gradient carries it to all ranks, and all stop before the optimizer's step
         self._log("train", {"loss": loss.detach(), **logs}, len(batch["caption"]))
         return loss
 
+    def _data_rank(self) -> int:
+        """Which slice of the batch this process has; those that share one, by tensor parallelism, draw the same."""
+        sharding = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
+        return int(sharding["rank"]) if sharding else 0
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The last moment before weights change: nothing that is not finite gets past it."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.component.parameters() if p.grad is not None])
+        self._norm = norm = gradient_norm(self._gradients())
         if not torch.isfinite(norm):
-            raise self._not_finite("the gradient's norm", float(norm), self._batch)
+            error = self._bad_loss or self._not_finite("the gradient's norm", float(norm), self._batch)
+            error.elsewhere = self._bad_loss is None and self.global_rank > 0  # all ranks stop, and few tell
+            raise error
         lr = optimizer.param_groups[0]["lr"]
-        self._log("train", {"grad_norm": norm, "lr": lr}, len(self._batch["caption"]))
+        self.log_dict({"train/grad_norm": norm, "train/lr": lr}, batch_size=len(self._batch["caption"]))
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.component.parameters() if parameter.grad is not None]
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Lightning's, except for the norm of sharded gradients, which is found already."""
+        if self._device_mesh is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            clip_gradients(self._gradients(), self._norm, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average follows at once: whatever a callback saves after the step holds it."""
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.component)
+        if self.global_step % self.ema_every == 0 or self.global_step >= self.max_steps:
+            self.ema.update(self.component)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss, logs = self.averaged.training_loss(batch, self.global_step)
         self._log("val", {"loss": loss, **logs}, len(batch["caption"]))
 
     def _log(self, stage: str, logs: Logs, batch_size: int) -> None:
-        values = {f"{stage}/{name}": value for name, value in logs.items() if name != "indices"}
+        values = self._over_ranks({name: value for name, value in logs.items() if name != "indices"})
+        values = {f"{stage}/{name}": value for name, value in values.items()}
         self.log_dict(values, on_step=stage == "train", on_epoch=stage == "val", batch_size=batch_size)
+
+    def _over_ranks(self, logs: Logs) -> Logs:
+        """The means over the ranks' slices, which are equally large, in one exchange."""
+        if self.trainer.world_size == 1 or not logs:
+            return logs
+        numbers = torch.stack([torch.as_tensor(value, device=self.device).float() for value in logs.values()])
+        return dict(zip(logs, self.trainer.strategy.reduce(numbers, reduce_op="mean").unbind(), strict=True))
 
     def _not_finite(self, what: str, value: float, batch: Batch) -> NonFiniteError:
         ids = ", ".join(batch["id"][:4])
