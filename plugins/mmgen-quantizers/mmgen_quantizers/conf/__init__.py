@@ -1,0 +1,1 @@
+"""Presets that join mmgen's configs."""
