@@ -52,7 +52,8 @@ class DiscriminatorOptimizerConfig:
 @dataclass
 class ScheduleConfig:
     warmup_steps: int = _option(0, "linear warm-up", low=0)
-    final: float = _option(0.0, "cosine from there to this share of the peak at trainer.max_steps", low=0, high=1)
+    final: float = _option(0.0, "cosine from there to this share of the peak at the end", low=0, high=1)
+    steps: int | None = _option(None, "where that end is; null: trainer.max_steps", low=1)
 
 
 @dataclass
@@ -276,6 +277,21 @@ class ImportCommand:
     allow_unused: bool = _option(False, "leave out tensors that nothing takes, instead of refusing the files")
 
 
+@dataclass
+class DataCommand:
+    to: str | None = _option(None, "the directory of the token shards; new, or one to go on with")
+    tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer makes the tokens")
+    dataset: dict[str, Any] | None = _option(None)
+    task: TaskConfig = _option(TaskConfig, "of the training to come: augment, text_tokenizer, alternative_captions")
+    variants: int = _option(1, "augmented variants of each training picture; they take turns, one an epoch", low=1)
+    seed: int = _option(1, "of the augmentation", low=0)
+    shard_size: int | None = _option(
+        None, "samples of a shard; null: 4,096 or more, so that there are 1,000 at most", low=1
+    )
+    num_workers: int = _option(0, "processes that read pictures", low=0)
+    device: str = _option("auto", "cpu, cuda:0 …; auto: this process's GPU, where there is one")
+
+
 COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "train": TrainCommand,
@@ -286,4 +302,5 @@ COMMANDS: dict[str, type] = {
     "evaluate": EvaluateCommand,
     "export": ExportCommand,
     "import": ImportCommand,
+    "data": DataCommand,
 }

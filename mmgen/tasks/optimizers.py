@@ -120,6 +120,6 @@ def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final: float) ->
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, options: Mapping[str, Any], max_steps: int) -> LambdaLR:
-    """`warmup_cosine` over the run's steps (options: warmup_steps, final)."""
-    warmup, final = options["warmup_steps"], options["final"]
-    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, max_steps, final))
+    """`warmup_cosine` over the run's steps, or over `steps` of them (options: warmup_steps, final, steps)."""
+    warmup, final, end = options["warmup_steps"], options["final"], options.get("steps") or max_steps
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, end, final))

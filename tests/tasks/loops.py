@@ -142,7 +142,7 @@ def components() -> dict[str, tuple[str, Any]]:
     options = {"embed_dim": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
     words = small_text_tokenizer(8)
     return {
-        "dvae": ("tokenizer", Dvae(image_size=8, codebook_size=9, codebook_dim=6, width=4, blocks=1)),
+        "dvae": ("tokenizer", Dvae(image_size=8, codebook_size=9, decoder_width=6, width=4, blocks_per_group=1)),
         "vq": ("tokenizer", VQ(image_size=8, codebook_size=9, codebook_dim=6, width=4, blocks=1)),
         "transformer": ("generator", Transformer(text_tokenizer=words, grid=(2, 2), codebook_size=9, **options)),
         "clip": ("encoder", Clip(text_tokenizer=words, image_size=8, width=16, image_layers=1, text_layers=1)),

@@ -37,7 +37,7 @@ def clip() -> Clip:
 MODELS = {
     "transformer": transformer,
     "clip": clip,
-    "dvae": lambda: Dvae(image_size=8, codebook_size=7, codebook_dim=6, width=4, blocks=1),
+    "dvae": lambda: Dvae(image_size=8, codebook_size=7, decoder_width=6, width=4, blocks_per_group=1),
     "vq": lambda: VQ(image_size=8, codebook_size=7, codebook_dim=6, width=4, blocks=1),
 }
 # Two-dimensional, and yet tables that are looked up in or added, not multiplied with.
@@ -82,6 +82,14 @@ def test_what_does_not_learn_is_in_no_group():
 )
 def test_the_schedule_at_the_points_that_matter(step, expected):
     assert warmup_cosine(step, 10, 110, 0.2) == pytest.approx(expected)
+
+
+def test_a_schedule_may_end_before_the_training_does():
+    """DALL·E's tokenizer: a cosine from 1e-4 to 1.25e-6 over 1.2 of 3 million updates."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
+    schedule = make_schedule(optimizer, {"warmup_steps": 0, "final": 0.0125, "steps": 1_200_000}, 3_000_000)
+    rates = [1e-4 * schedule.lr_lambdas[0](step) for step in (0, 600_000, 1_200_000, 3_000_000)]
+    assert rates == pytest.approx([1e-4, (1e-4 + 1.25e-6) / 2, 1.25e-6, 1.25e-6])
 
 
 def test_a_schedule_without_warm_up_begins_at_its_peak():
