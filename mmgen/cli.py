@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
-COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "plugins")
-TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import")
+COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plugins")
+TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import", "data")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}

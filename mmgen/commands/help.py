@@ -89,6 +89,33 @@ PAGES = {
         "[RUN [DIRECTORY]] [KEY=VALUE]…",
         ("mmgen export runs/quickstart exports/emoji",),
     ),
+    "import": Page(
+        "turn weights that others trained into an export, and report what became of every tensor",
+        "FORMAT FILE… to=DIRECTORY [KEY=VALUE]…",
+        (
+            "mmgen import openai_dvae encoder.pkl decoder.pkl to=imported/dalle",
+            "mmgen import taming_vqgan last.ckpt model.yaml to=imported/vqgan",
+        ),
+        (
+            "Formats: openai_dvae (the two pickles of DALL·E's image tokenizer), taming_vqgan (a VQGAN's checkpoint).",
+            "No code of the files is run. What was imported is named as a run is: tokenizer_from=imported/dalle.",
+        ),
+    ),
+    "data": Page(
+        "turn a dataset into token shards, which a generator trains on; prove them whole",
+        "tokenize dataset=NAME tokenizer_from=RUN to=DIRECTORY [KEY=VALUE]… | check DIRECTORY",
+        (
+            "mmgen data tokenize dataset=emoji tokenizer_from=runs/quickstart to=tokens/emoji",
+            "mmgen data tokenize dataset=emoji tokenizer_from=runs/quickstart to=tokens/varied variants=8 "
+            "task.augment=dalle_generator",
+            "mmgen data check tokens/emoji",
+            "mmgen train task=generator dataset=tokens dataset.path=tokens/emoji tokenizer_from=runs/quickstart",
+        ),
+        (
+            "Run again, it keeps what is whole and goes on. Started by torchrun, each process writes its own shards.",
+            "Of task.* it reads augment, text_tokenizer and alternative_captions.",
+        ),
+    ),
     "plugins": Page(
         "list installed components, show one's options, check whether it can be imported",
         "list | info NAME | check [NAME]",

@@ -136,7 +136,7 @@ class TrainerConfig:
 
 TRAINER_OWN = ("tensor_parallel_size", "timeout")  # not Lightning's Trainer's, but our strategies'
 # Where a training happens, not what it does: a run may go on with others of these.
-PLACEMENT = ("devices", "num_nodes", "strategy", *TRAINER_OWN)
+PLACEMENT = ("devices", "num_nodes", "strategy", "use_distributed_sampler", *TRAINER_OWN)
 TRAINER_OBJECTS = ("callbacks", "plugins")  # Trainer arguments that only code can give
 
 
@@ -277,17 +277,15 @@ class ImportCommand:
     allow_unused: bool = _option(False, "leave out tensors that nothing takes, instead of refusing the files")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataCommand:
     to: str | None = _option(None, "the directory of the token shards; new, or one to go on with")
     tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer makes the tokens")
     dataset: dict[str, Any] | None = _option(None)
-    task: TaskConfig = _option(TaskConfig, "of the training to come: augment, text_tokenizer, alternative_captions")
+    task: TaskConfig
     variants: int = _option(1, "augmented variants of each training picture; they take turns, one an epoch", low=1)
     seed: int = _option(1, "of the augmentation", low=0)
-    shard_size: int | None = _option(
-        None, "samples of a shard; null: 4,096 or more, so that there are 1,000 at most", low=1
-    )
+    shard_size: int | None = _option(None, "samples of a shard; null: 4,096, or more to make 1,000 at most", low=1)
     num_workers: int = _option(0, "processes that read pictures", low=0)
     device: str = _option("auto", "cpu, cuda:0 …; auto: this process's GPU, where there is one")
 

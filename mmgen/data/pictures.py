@@ -55,7 +55,7 @@ class Pictures:
             )
         for i in range(total):
             sample = self.dataset[i]
-            pixels = to_bytes(_checked(sample, i))
+            pixels = to_bytes(checked_picture(sample, i))
             if i == 0:
                 self.shape = (pixels.shape[1], pixels.shape[2])
                 if total * pixels.numel() <= memory_cap:
@@ -164,8 +164,12 @@ def _check_unique(ids: Sequence[str]) -> None:
             )
 
 
-def _checked(sample: Sample, position: int) -> Tensor:
-    """The picture of a sample that keeps the contract."""
+def checked_picture(sample: Sample, position: int) -> Tensor:
+    """The picture of a sample that keeps the contract.
+
+    Raises:
+        DataError: MMG-D06, MMG-D09, it does not.
+    """
     image = sample["image"]
     if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise _wrong(f"the picture of sample {position} is no float tensor (3,H,W)", sample["id"])
