@@ -26,7 +26,8 @@ from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.runs.progress import Bar
-from mmgen.tasks.callbacks import ShowReconstructions, WatchCodebook
+from mmgen.tasks.callbacks import ShowReconstructions
+from mmgen.tasks.codebook import WatchCodebook
 from mmgen.tasks.parallel import whole_state
 from mmgen.tasks.task import TASKS
 from mmgen.text_to_image import BATCH, load_part

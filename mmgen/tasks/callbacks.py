@@ -19,7 +19,6 @@ from mmgen.protocols import Tokenizer
 from mmgen.runs.progress import Bar
 
 FAILURES_ALLOWED = 3
-COLLAPSED = 0.02  # a batch's perplexity under this share of the codebook; it cannot use all of a large one
 
 
 class StopOnSignal(pl.Callback):
@@ -142,26 +141,3 @@ class ShowReconstructions(pl.Callback):
         images = self.images.to(module.device)
         rows = torch.cat([images, tokenizer.decode(tokenizer.encode(images))]).cpu()
         logger.log_picture("reconstructions", grid(rows, columns=len(images)), trainer.global_step)
-
-
-class WatchCodebook(pl.Callback):
-    """Says once when the codebook collapses: when a batch uses few of the codes that it could use.
-
-    Args:
-        warn: called with the sentence.
-    """
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self.warn: Callable[[str], None] | None = warn
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        perplexity = trainer.callback_metrics.get("train/codebook_perplexity")
-        if self.warn is None or trainer.sanity_checking or perplexity is None:
-            return
-        codes = module.averaged.codebook_size
-        if float(perplexity) < COLLAPSED * codes:
-            self.warn(
-                f"the codebook has collapsed: at step {trainer.global_step} its perplexity is {float(perplexity):.0f} "
-                f"of {codes} codes; raise tokenizer.commitment_weight, or lower task.optimizer.lr"
-            )
-            self.warn = None

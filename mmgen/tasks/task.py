@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmgen.errors import NonFiniteError
 from mmgen.protocols import Batch, Logs
+from mmgen.tasks.codebook import CodebookUse, CodeCounter
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
 from mmgen.tasks.parallel import clip_gradients, gradient_norm, parallelise
@@ -143,7 +144,61 @@ class Task(pl.LightningModule):
 
 
 class TokenizerTask(Task):
-    """Trains an image tokenizer; shows reconstructions beside originals."""
+    """Trains an image tokenizer; over each epoch and over all of `val`, how often each code is used.
+
+    A component that does not log `indices` is trained all the same, and its codes are not counted.
+
+    Attributes:
+        epoch_use: of the last whole pass over the training pictures, or None.
+        val_use: of the last validation, or None.
+    """
+
+    def __init__(self, component: Any, **options: Any) -> None:
+        super().__init__(component, **options)
+        self.epoch_use: CodebookUse | None = None
+        self.val_use: CodebookUse | None = None
+        self._counters = {stage: CodeCounter(getattr(component, "codebook_size", 0)) for stage in ("train", "val")}
+        self._counted = False
+
+    def _log(self, stage: str, logs: Logs, batch_size: int) -> None:
+        indices = logs.get("indices")
+        if isinstance(indices, Tensor):
+            self._counters[stage].add(indices)
+            self._counted = True
+            if stage == "val":  # those of all its pictures follow
+                logs = {name: value for name, value in logs.items() if not name.startswith("codebook_")}
+        super()._log(stage, logs, batch_size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self._counted and self._epoch_ends():
+            self.epoch_use = use = self._counters["train"].total(self.trainer.strategy)
+            self._counters["train"].clear()
+            numbers = {"codebook_usage": use.usage, "codebook_perplexity": use.perplexity, "dead_codes": use.dead}
+            for logger in self.loggers:  # not self.log: an epoch's last step is seldom one of those that are logged
+                logger.log_metrics({f"train/epoch_{name}": value for name, value in numbers.items()}, self.global_step)
+        return loss
+
+    def _epoch_ends(self) -> bool:
+        """Whether the batch is the last of a pass over the data. Lightning's own epoch is the whole training."""
+        order = getattr(getattr(self.trainer, "datamodule", None), "order", None)
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
+        return order is not None and order.epoch_of(batch + 1, 0) > order.epoch_of(batch, 0)
+
+    def on_validation_epoch_start(self) -> None:
+        self._counters["val"].clear()
+
+    def on_validation_epoch_end(self) -> None:
+        if self._counted:
+            self.val_use = use = self._counters["val"].total(self.trainer.strategy)
+            self.log_dict({"val/codebook_usage": use.usage, "val/codebook_perplexity": use.perplexity})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["codes_of_the_epoch"] = self._counters["train"].state(self.trainer.strategy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if counts := checkpoint.get("codes_of_the_epoch"):
+            self._counters["train"].restore(counts, self.global_rank)
 
 
 class GeneratorTask(Task):

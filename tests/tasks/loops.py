@@ -50,10 +50,11 @@ def fit(
     checkpoint: Path | None = None,
     codes: Tensor | None = None,
     logger: Any = False,
+    data: PictureData | None = None,
     **options: Any,
 ) -> pl.Trainer:
     """Trains up to the task's last step, or to `steps`, where the training stops as a killed one would."""
-    data = PictureData(Bars(), batch_size=8, seed=1, max_steps=task.max_steps, codes=codes)
+    data = data or PictureData(Bars(), batch_size=8, seed=1, max_steps=task.max_steps, codes=codes)
     stop = [StopAt(steps)] if steps is not None else []
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -67,8 +68,7 @@ def fit(
         enable_model_summary=False,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        **{"val_check_interval": task.max_steps, **options},
+        **{"val_check_interval": task.max_steps, "log_every_n_steps": 1, **options},
     )
     trainer.fit(task, data, ckpt_path=checkpoint)
     return trainer

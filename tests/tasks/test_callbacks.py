@@ -10,7 +10,7 @@ import torch
 
 from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
 from mmgen.errors import CheckpointError
-from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal, WatchCodebook
+from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal
 from tests.tasks.loops import Brightness, Rows, Watch, assert_equal, components, everything, fit, make_task
 
 
@@ -133,23 +133,6 @@ def test_reconstructions_are_shown_beside_the_originals():
     cells = [(2 + row * 10, 2 + column * 10) for row in range(2) for column in range(3)]
     shown = torch.stack([picture[:, top : top + 8, left : left + 8] for top, left in cells])
     torch.testing.assert_close(shown, torch.cat([images, rebuilt]))
-
-
-@pytest.mark.parametrize(("perplexity", "times"), [(9.0, 0), (4.0, 1)])
-def test_a_collapsed_codebook_is_told_once(perplexity, times):
-    """Under two percent of the 300 codes."""
-
-    class Collapsing(Brightness):
-        codebook_size = 300
-
-        def training_loss(self, batch, step):
-            loss, _ = super().training_loss(batch, step)
-            return loss, {"codebook_perplexity": perplexity}
-
-    told: list[str] = []
-    fit(make_task("tokenizer", Collapsing()), WatchCodebook(told.append), val_check_interval=2)
-    assert len(told) == times
-    assert all("collapsed: at step 2 its perplexity is 4 of 300" in text for text in told)
 
 
 def test_the_bar_moves_with_every_step_and_shows_the_loss():
