@@ -20,6 +20,7 @@ from mmgen.testing import (
     small_samples,
     small_text_tokenizer,
 )
+from tests.data.fakes import Noisy, tokens_at
 
 INSTALLED = [
     (kind, f"{name}@{claim.distribution}")
@@ -36,8 +37,15 @@ def folder(path: Path) -> dict[str, Any]:
     return {"path": str(path)}
 
 
+def tokens(path: Path) -> dict[str, Any]:
+    return {"path": str(tokens_at(path / "tokens", Noisy(20), "dalle_generator", variants=3))}
+
+
 # Options without a default, by kind and name: a component that needs some says here which.
-REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {("dataset", "folder"): folder}
+REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
+    ("dataset", "folder"): folder,
+    ("dataset", "tokens"): tokens,
+}
 
 CHECKS: dict[str, Callable[[Any], list[str]]] = {
     "dataset": check_dataset,

@@ -132,9 +132,10 @@ class Reader(torch.utils.data.Dataset):
 
 
 def _record(sample: Sample) -> Record:
-    others = [caption for caption in sample.get("captions") or [] if caption != sample["caption"]]
-    attributes = dict(sample.get("attributes") or {})
-    return {"id": sample["id"], "captions": [sample["caption"], *others], "attributes": attributes}
+    captions = list(sample.get("captions") or [])
+    if captions[:1] != [sample["caption"]]:
+        captions = [sample["caption"], *captions]  # the first is the one it is judged by
+    return {"id": sample["id"], "captions": captions, "attributes": dict(sample.get("attributes") or {})}
 
 
 def make_shard(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmgen.protocols import Dataset, Sample
+from mmgen.protocols import Dataset, Sample, TokenDataset
 from mmgen.testing.checks import Unmet, require, require_random_state_kept, require_tensor, run
+from mmgen.testing.token_datasets import TOKEN_DATASET_CHECKS, TokenSubject
 
 
 @dataclass
@@ -208,8 +209,8 @@ DATASET_CHECKS = (
 )
 
 
-def check_dataset(dataset: Dataset, limit: int = 64) -> list[str]:
-    """Checks a dataset against `mmgen.protocols.Dataset`.
+def check_dataset(dataset: Dataset | TokenDataset, limit: int = 64) -> list[str]:
+    """Checks a dataset against `mmgen.protocols.Dataset`, or one of tokens against `TokenDataset`.
 
     Args:
         dataset: an instance, as small as you like.
@@ -221,4 +222,6 @@ def check_dataset(dataset: Dataset, limit: int = 64) -> list[str]:
     Raises:
         Nonconforming: an AssertionError that names every check that failed and what it found.
     """
+    if isinstance(dataset, TokenDataset):
+        return run(dataset, TokenSubject(dataset, limit), TOKEN_DATASET_CHECKS)
     return run(dataset, Subject(dataset, limit), DATASET_CHECKS)
