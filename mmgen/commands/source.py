@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -117,7 +118,7 @@ def pictures_among(positionals: list[str], what: str, example: str) -> tuple[lis
         ConfigError: MMG-C15, there is no picture.
         DataError: one cannot be read.
     """
-    pictures = [word for word in positionals if Path(word).is_file()]
+    pictures = [word for word in positionals if os.path.isfile(word)]  # a long caption is no file, and no error
     words = [word for word in positionals if word not in pictures]
     if not pictures:
         looks = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
