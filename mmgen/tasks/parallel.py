@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmgen.checkpoint.sharded import box, is_sharded, mesh_of, splits_of
 from mmgen.errors import ConfigError
 
 COLUMNS, ROWS, NORMS = ("qkv", "up", "gate"), ("out", "down"), ("q_norm", "k_norm")
+FP32 = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # what autocast leaves in fp32
 HEADS = ("text_head", "image_head")
 # What is called from outside besides `forward`: the gathered weights of the root have to be there for each of them.
 ENTRANCES = ("training_loss", "encode", "decode", "quantize", "decode_features", "encode_image", "encode_text")
@@ -91,7 +93,7 @@ def parallelise(component: nn.Module, mesh: Any, *, mixed: bool = False) -> None
     Args:
         mixed: whether autocast computes in bf16. Then the blocks' weights are gathered in it: autocast would keep a copy
             of every weight that it casts, of all blocks at once. Gradients are summed in fp32, and what flows from block
-            to block, embeddings and heads stay fp32.
+            to block, norms, embeddings and heads stay fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -101,6 +103,9 @@ def parallelise(component: nn.Module, mesh: Any, *, mixed: bool = False) -> None
     if mesh["tensor_parallel"].size() > 1:
         _split(component, mesh["tensor_parallel"])
     for block in blocks(component):
+        norms = [m for m in block.modules() if isinstance(m, FP32) and any(True for _ in m.parameters())]
+        if mixed and norms and block not in norms:
+            fully_shard(norms, mesh=mesh["data_parallel"])
         fully_shard(block, mesh=mesh["data_parallel"], mp_policy=policy)
     fully_shard(component, mesh=mesh["data_parallel"])
     for entrance in ENTRANCES:
@@ -142,6 +147,13 @@ def local(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """A DTensor put together, on every process; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def piece_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """What this process holds of a DTensor `like`, cut out of a whole tensor of its shape; else the whole."""
+    if not is_sharded(like):
+        return tensor
+    return tensor[tuple(slice(low, high) for low, high in box(like.shape, splits_of(like), *mesh_of(like)))]
 
 
 def whole_state(module: nn.Module, keep: bool) -> dict[str, Tensor]:
