@@ -10,17 +10,16 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from mmgen.files import write_atomic
 from mmgen.tracking.album import Album
-from mmgen.tracking.charts import Series, line_chart, number, share_bar
+from mmgen.tracking.charts import number, share_bar
+from mmgen.tracking.curves import codebook_of, stage_curves
 from mmgen.tracking.run_files import (
     PART_NAMES,
     PARTS,
     Evaluation,
     RunFiles,
-    Stage,
     duration,
     finite,
     items,
@@ -34,9 +33,6 @@ from mmgen.tracking.summary import summary
 __all__ = ["summary", "write_report"]
 
 MAX_DRAWN, MAX_CLASSIFIED, MAX_TABLE_ROWS = 60, 48, 200
-MEASURES_FIRST = (
-    "loss", "psnr", "ssim", "accuracy", "codebook_usage", "codebook_perplexity", "logit_scale", "lr", "grad_norm",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,6 @@ class Table:
     columns: list[Column]
     rows: list[dict[str, Any]]
     more: int
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One small chart with its legend: (name, style, last value)."""
-
-    title: str
-    chart: Markup
-    legend: list[tuple[str, str, str]]
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -119,6 +106,7 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
         "reconstructions": part_of(run.evidence, "reconstructions"),
         "classified": classified[:MAX_CLASSIFIED],
         "curves": [(stage, curves) for stage in run.stages if (curves := stage_curves(stage))],
+        "codebook": {stage.name: codebook_of(run, stage) for stage in run.stages},
         "timings": _timings(run),
         "parts": _parts(run),
         "data": part_of(run.lineage, "data"),
@@ -176,26 +164,6 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
 
 def _trained(run: RunFiles) -> list[str]:
     return [kind for kind in PARTS if any(stage.name == kind for stage in run.stages)]
-
-
-def stage_curves(stage: Stage) -> list[Curve]:
-    """A stage's charts: a measure of training and of validation share one; the loss comes first."""
-    nouns: dict[str, list[str]] = {}
-    for name in stage.metrics():
-        nouns.setdefault(name.rpartition("/")[2], []).append(name)
-    order = {noun: place for place, noun in enumerate(MEASURES_FIRST)}
-    last_step = max((float(row["step"]) for row in stage.rows), default=0.0)
-    curves = []
-    for noun in sorted(nouns, key=lambda noun: (order.get(noun, len(order)), not noun.endswith("loss"))):
-        series = []
-        for name in nouns[noun]:
-            split = name.rpartition("/")[0]
-            if points := stage.metric(name):
-                series.append(Series(split or noun, "val" if split.startswith("val") else "train", points))
-        if chart := line_chart(readable(noun), series, last_step):
-            legend = [(one.name, one.style, number(one.last)) for one in series]
-            curves.append(Curve(readable(noun), chart, legend))
-    return curves
 
 
 def _details(run: RunFiles) -> list[tuple[Evaluation, list[Table]]]:

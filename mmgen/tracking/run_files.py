@@ -48,6 +48,10 @@ class Stage:
         found = {row["step"]: row[name] for row in self.rows if finite(row.get(name)) is not None}
         return sorted((float(step), float(value)) for step, value in found.items())
 
+    def picture(self, name: str) -> Path | None:
+        """The newest of the pictures logged under a name, as `RunLogger.log_picture` writes them."""
+        return max((self.directory / "samples").glob(f"{name}-*.png"), key=lambda path: path.stem, default=None)
+
     def metrics(self) -> list[str]:
         """The names logged, in the order of their first row."""
         return list(dict.fromkeys(name for row in self.rows for name in row if name not in ("step", "time")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import random
@@ -154,6 +155,26 @@ def test_the_report_of_a_single_stage(tmp_path: Path) -> None:
     assert "image tokenizer vq" in page.text
     assert "Training the image tokenizer" in page.text
     assert len([svg for svg in page.all("svg") if svg.get("class") == "chart"]) == 6
+
+
+def test_the_codebook_is_shown_as_it_was_last(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path / "tokenizer-1", "tokenizer", 600)
+    before = Page(write_report(stage))
+    assert "How often each code is used" not in before.text
+    for step, grey in ((200, 0.2), (600, 0.6), (90, 0.9)):
+        save_png(torch.full((3, 8, 16), grey), stage / "samples" / f"codebook-{step:06d}.png")
+    shares = ((54, 0.5), (109, 0.873))
+    rows = [{"step": step, "time": 1.0, "train/epoch_codebook_usage": share} for step, share in shares]
+    rows[-1] |= {"train/epoch_codebook_perplexity": 431.7, "train/epoch_dead_codes": 130, "train/tau": 0.25}
+    with (stage / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    page = Page(write_report(stage))
+    assert "Over the last whole pass: 87.3 % of the codes, perplexity 432, dead codes: 130." in page.text
+    (picture,) = [img for img in page.all("img") if img["alt"].startswith("How often each code")]
+    newest = stage / "samples" / "codebook-000600.png"
+    assert base64.b64decode(picture["src"].partition(",")[2]) == newest.read_bytes()
+    charts = [svg["aria-label"].partition(" over")[0] for svg in page.all("svg") if svg.get("class") == "chart"]
+    assert {"Epoch codebook usage", "Epoch dead codes", "Tau"} <= set(charts)
 
 
 def test_an_interrupted_run_says_how_far_it_came(run: Path) -> None:
