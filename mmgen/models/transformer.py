@@ -247,7 +247,9 @@ class Transformer(nn.Module):
         return loss, {"text_loss": text_loss.detach(), "image_loss": image_loss.detach()}
 
     def _encode(self, batch: Batch, keeping: bool) -> Tensor:
-        """The captions' ids (B,T); in training, unless `keeping` them, a share of them is emptied."""
+        """The captions' ids (B,T), known already or not; in training, unless `keeping` them, a share is emptied."""
+        if "text_tokens" in batch and (keeping or not self.training or not self.caption_dropout):
+            return batch["text_tokens"].to(self.text_head.weight.device)
         captions = [
             "" if self.training and not keeping and _share(key) < self.caption_dropout else caption
             for caption, key in zip(batch["caption"], batch["key"], strict=True)

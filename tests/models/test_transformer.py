@@ -173,6 +173,23 @@ def test_the_loss_is_the_weighed_mean_of_both_kinds(text_weight):
     assert float(logs["image_loss"]) == pytest.approx(surprise[1], rel=1e-5)
 
 
+@torch.no_grad()
+def test_ids_that_are_known_are_not_made_again():
+    model = make(caption_dropout=0.5)
+    _, image = tokens(8)
+    captions = ["3 1", "5 9 2 6"] * 4
+    known = {**batch_of(captions, image), "text_tokens": model.text_tokenizer.encode(["7"] * 8)}
+    loss, _ = model.training_loss(known, 0)
+    assert float(loss) == float(model.training_loss(batch_of(["7"] * 8, image), 0)[0])
+    assert float(loss) != float(model.training_loss(batch_of(captions, image), 0)[0])
+    # In training some captions are emptied, whose ids nobody knows.
+    model.train()
+    torch.manual_seed(1)
+    loss, _ = model.training_loss(known, 0)
+    torch.manual_seed(1)
+    assert float(loss) == float(model.training_loss(batch_of(captions, image), 0)[0])
+
+
 def test_the_paper_s_weights_are_the_default():
     assert make().text_weight == 1 / 8
 
