@@ -64,6 +64,8 @@ class Block(nn.Module):
         executor: how attention is computed, see `mmgen.models.attention.attend`.
     """
 
+    whole_heads = True  # what `mmgen.tasks.parallel` asks before it splits a block
+
     def __init__(
         self,
         embed_dim: int,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmgen.tasks.parallel import local, piece_of, whole
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that brings singular values near 1 fastest (Jordan et al.)
 _ITERATIONS = 5
 
@@ -32,6 +34,8 @@ class Muon(torch.optim.Optimizer):
     An update is scaled to the root mean square of an AdamW update, 0.2 · sqrt(max(rows, columns)) (Liu et al. 2025,
     arXiv 2502.16982, section 2.2), so that both can share a learning rate.
 
+    A sharded matrix is put together on every process for its update, and each keeps its piece of the result.
+
     Args:
         matrices: two-dimensional parameters.
         lr: learning rate.
@@ -52,9 +56,10 @@ class Muon(torch.optim.Optimizer):
                     continue
                 average = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
                 average.lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonalised(matrix.grad.lerp(average, group["momentum"]))
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+                update = orthogonalised(whole(matrix.grad.lerp(average, group["momentum"])))
+                mine = local(matrix)
+                mine.mul_(1 - group["lr"] * group["weight_decay"])
+                mine.add_(piece_of(update, matrix), alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -38,9 +38,14 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def split_blocks(component: nn.Module) -> list[nn.Module]:
-    """The blocks that tensor parallelism knows how to split: those with the linear layers qkv, out, up and down."""
+    """The blocks that tensor parallelism knows how to split: with the linear layers qkv, out, up and down, and perhaps
+    gate, and with the word, `whole_heads`, that every part of qkv's columns holds heads and nothing else."""
     wanted = ("qkv", "out", "up", "down")
-    return [b for b in blocks(component) if all(isinstance(getattr(b, name, None), nn.Linear) for name in wanted)]
+    return [
+        block
+        for block in blocks(component)
+        if getattr(block, "whole_heads", False) and all(isinstance(getattr(block, n, None), nn.Linear) for n in wanted)
+    ]
 
 
 def check_parallel(component: nn.Module, tensor_parallel_size: int, place: str = "") -> None:
@@ -70,16 +75,17 @@ def check_parallel(component: nn.Module, tensor_parallel_size: int, place: str =
             f"{type(component).__name__} has no tensor-parallel plan",
             code="MMG-C30",
             where=key,
-            why="it knows blocks with the linear layers qkv, out, up and down, as those of the generator",
+            why="it is for blocks like the generator's, whose matrices can be split between heads",
             fix=f"{key}=1",
         )
     heads = {int(block.num_heads) for block in known}  # type: ignore[arg-type]
     hidden = {int(block.up.out_features) for block in known}  # type: ignore[arg-type, union-attr]
     fits = [n for n in range(1, min(heads) + 1) if not any(size % n for size in heads | hidden)]
     if tensor_parallel_size not in fits:
-        counts = " and ".join(str(n) for n in sorted(heads))
+        undivided = [f"{n} heads" for n in heads if n % tensor_parallel_size]
+        undivided += [f"{n} hidden units" for n in hidden if n % tensor_parallel_size]
         raise ConfigError(
-            f"tensor_parallel_size={tensor_parallel_size} does not divide {counts} heads",
+            f"tensor_parallel_size={tensor_parallel_size} does not divide {undivided[0]}",
             code="MMG-C30",
             where=key,
             why=f"a head is not split; these sizes divide the heads and the hidden units: {', '.join(map(str, fits))}",
