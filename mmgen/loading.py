@@ -38,6 +38,8 @@ def load_part(part: Part, *, trusted: bool = False) -> Any:
             fix="install the plugin that has it, in the version that wrote it",
         ) from error
     load_weights(component, part, "install the version that wrote it")
+    if getattr(component, "discriminator", None) is not None:
+        component.discriminator = None  # it learns beside the part, and is in none
     return component.eval()
 
 

@@ -9,6 +9,7 @@ Letters: B batch, D codebook dim, h w grid, K codes, M = B·h·w.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Codebook(nn.Module):
         commitment_weight: of the loss that holds features close to their codes.
     """
 
+    collapse_advice = "raise tokenizer.commitment_weight, or lower task.optimizer.lr"
     codes: Tensor
     counts: Tensor
     sums: Tensor
@@ -118,6 +120,8 @@ class StraightThroughCodebook(nn.Module):
     Args: as `Codebook`'s.
     """
 
+    collapse_advice = "take tokenizer.codebook=ema, which puts unused codes back to work"
+
     def __init__(self, size: int, dim: int, commitment_weight: float = 0.25) -> None:
         super().__init__()
         self.commitment_weight = commitment_weight
@@ -154,6 +158,8 @@ class GumbelCodebook(nn.Module):
         kl_weight: of the KL, in the mean over positions.
     """
 
+    collapse_advice = "raise tokenizer.kl_weight or tokenizer.tau, or take tokenizer.codebook=ema"
+
     def __init__(self, size: int, dim: int, tau: float, kl_weight: float) -> None:
         super().__init__()
         self.tau, self.kl_weight = tau, kl_weight
@@ -181,3 +187,22 @@ class GumbelCodebook(nn.Module):
             indices = logits.argmax(1)
             passed = look_up(indices, self.codes)
         return passed, indices, self.kl_weight * kl, {"kl": kl.detach()}
+
+
+def make_codebook(
+    kind: Literal["ema", "straight_through", "gumbel"],
+    size: int,
+    dim: int,
+    *,
+    decay: float,
+    revive_below: float,
+    commitment_weight: float,
+    tau: float,
+    kl_weight: float,
+) -> Codebook | StraightThroughCodebook | GumbelCodebook:
+    """The codebook of a kind; each reads those of the settings that it has."""
+    if kind == "ema":
+        return Codebook(size, dim, decay, revive_below, commitment_weight)
+    if kind == "straight_through":
+        return StraightThroughCodebook(size, dim, commitment_weight)
+    return GumbelCodebook(size, dim, tau, kl_weight)

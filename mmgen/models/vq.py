@@ -23,7 +23,7 @@ from mmgen.models.blocks import (
     to_signed,
     to_unit,
 )
-from mmgen.models.codebooks import Codebook, GumbelCodebook, StraightThroughCodebook, look_up
+from mmgen.models.codebooks import look_up, make_codebook
 from mmgen.models.discriminator import Discriminator
 from mmgen.models.picture_loss import PictureLoss
 from mmgen.protocols import Batch, Logs
@@ -120,16 +120,17 @@ class VQ(nn.Module):
         if trunk == "vqgan":
             self.quant_conv = nn.Conv2d(codebook_dim, codebook_dim, 1)
             self.post_quant_conv = nn.Conv2d(codebook_dim, codebook_dim, 1)
-        self.codebook: Codebook | StraightThroughCodebook | GumbelCodebook
-        if codebook == "ema":
-            self.codebook = Codebook(codebook_size, codebook_dim, codebook_decay, revive_below, commitment_weight)
-            self.collapse_advice = "raise tokenizer.commitment_weight, or lower task.optimizer.lr"
-        elif codebook == "straight_through":
-            self.codebook = StraightThroughCodebook(codebook_size, codebook_dim, commitment_weight)
-            self.collapse_advice = "take tokenizer.codebook=ema, which puts unused codes back to work"
-        else:
-            self.codebook = GumbelCodebook(codebook_size, codebook_dim, tau, kl_weight)
-            self.collapse_advice = "raise tokenizer.kl_weight or tokenizer.tau, or take tokenizer.codebook=ema"
+        self.codebook = make_codebook(
+            codebook,
+            codebook_size,
+            codebook_dim,
+            decay=codebook_decay,
+            revive_below=revive_below,
+            commitment_weight=commitment_weight,
+            tau=tau,
+            kl_weight=kl_weight,
+        )
+        self.collapse_advice = self.codebook.collapse_advice
         self.discriminator: Discriminator | None = None
         if adversarial_weight > 0:
             self.discriminator = Discriminator(image_size, discriminator_width, discriminator_layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,9 +30,10 @@ class Ema(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0,1), got {decay}")
         self.decay = decay
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        if getattr(self.module, "discriminator", None) is not None:
-            self.module.discriminator = None
+        copied: Any = copy.deepcopy(module).eval().requires_grad_(False)
+        if getattr(copied, "discriminator", None) is not None:
+            copied.discriminator = None
+        self.module = copied
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmgen.models.vq import VQ, Codebook
+from mmgen.models.codebooks import Codebook
+from mmgen.models.vq import VQ
 from mmgen.testing import check_tokenizer
 from mmgen.testing.stand_ins import small_batch
 
