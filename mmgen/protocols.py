@@ -278,6 +278,7 @@ class Setting:
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
     encode_images: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to indices (B,h,w)
     logit_scale: float = 1.0
+    collapse_advice: str = ""  # the image tokenizer's, see `Tokenizer`
 
 
 @dataclass

@@ -185,6 +185,7 @@ class Evaluation:
             encode_captions=model.encode_captions if model.has("encoder") else None,
             encode_images=(lambda images: model.reconstruct(images)[0]) if model.has("tokenizer") else None,
             logit_scale=min(scale, 100.0),
+            collapse_advice=getattr(model.part("tokenizer"), "collapse_advice", "") if model.has("tokenizer") else "",
         )
 
     def _evidence(self, positions: Sequence[int], needs: Needs) -> Evidence:

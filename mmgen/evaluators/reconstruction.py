@@ -14,7 +14,11 @@ COLLAPSED = 0.05  # a perplexity under this share of the codebook is a collapse
 
 
 class Reconstruction:
-    """PSNR, SSIM and the use of the codebook, beside k-means on patches with as many centres as the codebook has codes.
+    """PSNR, SSIM, the use of the codebook and the stability of the codes, beside k-means on patches with as many
+    centres as the codebook has codes.
+
+    Codes are stable where encoding a reconstruction gives the codes that it was decoded from. A picture that is redrawn
+    in part goes through the image tokenizer again: what is not stable may change there.
 
     Args:
         split: the pictures judged.
@@ -32,6 +36,7 @@ class Reconstruction:
         self._psnr: list[Tensor] = []
         self._ssim: list[Tensor] = []
         self._baseline: list[Tensor] = []
+        self._stable: list[Tensor] = []
         self._counts = torch.zeros(setting.codebook_size, dtype=torch.long)
         self._shown: list[tuple[Tensor, Tensor]] = []
 
@@ -48,6 +53,9 @@ class Reconstruction:
         assert isinstance(similarity, Tensor)
         self._ssim.append(similarity.reshape(-1))
         self._counts += torch.bincount(evidence.indices.cpu().flatten(), minlength=len(self._counts))
+        if self._setting.encode_images is not None:
+            again = self._setting.encode_images(evidence.reconstructions)
+            self._stable.append((again == evidence.indices).flatten(1).float().mean(1).cpu())
         self._shown += zip(images, reconstructions, strict=True)
         codes = self._fitted(images, evidence.indices)
         if codes is not None:
@@ -89,12 +97,15 @@ class Reconstruction:
         perplexity = (-(probs * probs.log()).sum()).exp().item()
         size = f"of {len(counts)} codes, over the {whose} pictures"
         if perplexity < COLLAPSED * len(counts):
-            size += ": the codebook has collapsed; raise tokenizer.commitment_weight or lower the learning rate"
+            size += f": the codebook has collapsed; {self._setting.collapse_advice or 'lower task.optimizer.lr'}"
         numbers += [
             Finding("reconstruction/ssim", similarities.mean().item(), n, note=where),
             Finding("reconstruction/codebook_usage", len(probs) / len(counts), n, "%", note=size),
             Finding("reconstruction/codebook_perplexity", perplexity, n, note=size),
         ]
+        if self._stable:
+            note, kept = "codes that encoding the reconstruction gives again", torch.cat(self._stable).mean().item()
+            numbers.append(Finding("reconstruction/stable_codes", kept, n, "%", note=note))
         step = max(1, n // SHOWN)
         originals, reconstructions = zip(*self._shown[::step][:SHOWN], strict=True)
         picture = grid(torch.stack([*originals, *reconstructions]), columns=len(originals))

@@ -18,7 +18,7 @@ PARTS = ("tokenizer", "generator", "encoder")
 PART_NAMES = {"tokenizer": "image tokenizer", "generator": "generator", "encoder": "encoder"}
 IN_WORDS = {"lr": "learning rate", "grad_norm": "gradient norm", "heldout": "held-out", "kmeans": "k-means"}
 IN_WORDS |= {f"r{cut}": f"R@{cut}" for cut in (1, 5, 10)}
-NOT_OF_CASES = "codebook_usage"  # a share of the codes, whatever the number of pictures; it has no such interval
+NOT_OF_CASES = ("codebook_usage", "stable_codes")  # shares of codes, not of pictures: they have no such interval
 UPPER_CASE = {"psnr", "ssim", "fid", "ema", "kl", "bpe", "id", "clip", "vq"}
 
 

@@ -52,6 +52,8 @@ def test_the_codebook_s_use_is_counted_over_the_training_pictures_where_they_are
     codes = {0: 5, 1: 5, 2: 6, 3: 1}  # the last is judged, not trained on
 
     def encode(images):
+        if len(images) == 1:  # the judged picture's second pass
+            return torch.tensor([[[1]]])
         assert torch.equal(images, every[:3])
         return torch.tensor([codes[i] for i in range(len(images))]).view(-1, 1, 1)
 
@@ -63,6 +65,28 @@ def test_the_codebook_s_use_is_counted_over_the_training_pictures_where_they_are
     assert perplexity.value == pytest.approx(3 / 2 ** (2 / 3))  # exp of the entropy of (2/3, 1/3)
     assert "over the training pictures" in perplexity.note
     assert "collapsed" in perplexity.note  # under 5 of 100
+
+
+def test_how_many_codes_a_second_pass_keeps(sample, number):
+    """Of four codes each, the first picture's reconstruction keeps three, the second's one: half of them."""
+    images, made = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    indices = torch.tensor([[[1, 2], [3, 4]], [[5, 6], [7, 0]]])
+
+    def encode(pictures):
+        (place,) = [i for i in range(2) if torch.equal(pictures[0], made[i])]
+        return torch.tensor([[[1, 2], [3, 0]], [[0, 6], [0, 7]]])[place : place + 1]
+
+    setting = Setting("val", codebook_size=8, encode_images=encode)
+    chunks = [evidence(sample, images[i : i + 1], made[i : i + 1], indices[i : i + 1]) for i in range(2)]
+    found = number(judge(Reconstruction(baseline=False), setting, *chunks), "reconstruction/stable_codes")
+    assert (found.value, found.n, found.unit) == (0.5, 2, "%")
+
+
+def test_a_collapse_is_told_with_the_component_s_advice(sample, number):
+    images, indices = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 2).long()
+    setting = Setting("val", codebook_size=100, collapse_advice="raise tokenizer.balance_weight")
+    findings = judge(Reconstruction(baseline=False), setting, evidence(sample, images, images, indices))
+    assert number(findings, "reconstruction/codebook_usage").note.endswith("collapsed; raise tokenizer.balance_weight")
 
 
 def test_ssim_is_torchmetrics_own_over_all_chunks(sample, number):
