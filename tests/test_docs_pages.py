@@ -177,9 +177,11 @@ def test_python_on_the_pages_calls_what_there_is():
     functions = {
         "mmgen.load": inspect.signature(mmgen.load),
         "model.generate": inspect.signature(TextToImage.generate),
+        "model.redraw": inspect.signature(TextToImage.redraw),
         "model.classify": inspect.signature(TextToImage.classify),
     }
-    nodes = [node for block in blocks(README, "python") for node in ast.walk(ast.parse(block))]
+    told = blocks(README, "python") + blocks(PAGES["docs/drawing.md"], "python")
+    nodes = [node for block in told for node in ast.walk(ast.parse(block))]
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     for call in calls:
         itself = [None] if ast.unparse(call.func).startswith("model.") else []
