@@ -11,11 +11,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from mmgen.data.augment import AUGMENTATIONS
 from mmgen.data.module import PictureData
-from mmgen.data.order import sample_key
+from mmgen.data.order import is_text_only, sample_key
 from mmgen.data.pictures import Pictures
 from mmgen.errors import DataError
-from tests.data.fakes import Numbered
+from tests.data.fakes import Noisy, Numbered
 
 STEPS = 22  # of 4 samples, from 19: more than four epochs, and no epoch ends with a batch
 
@@ -254,3 +255,59 @@ def test_the_global_random_numbers_are_left_alone() -> None:
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(DataError, match="'val' holds no samples"):
         PictureData(Numbered(5, splits={"train": [0, 1], "val": []}), batch_size=1, seed=0, max_steps=1)
+
+
+# --- augmented pictures, captions alone ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augment", ["dalle_tokenizer", "dalle_generator"])
+def test_training_pictures_are_augmented_by_their_keys_and_val_is_not(augment: str) -> None:
+    dataset = Noisy(20)
+    options = {"batch_size": 4, "seed": 3, "max_steps": 9, "augment": augment}
+    data = PictureData(dataset, **options)
+    found = list(data.train_dataloader())
+    place = {dataset[i]["id"]: i for i in range(20)}
+    for batch in found:
+        crops = [
+            AUGMENTATIONS[augment](dataset.original(place[id]), 8, key)
+            for id, key in zip(batch["id"], batch["key"], strict=True)
+        ]
+        torch.testing.assert_close(batch["image"], torch.stack(crops))
+    workers = list(PictureData(dataset, num_workers=2, **options).train_dataloader())
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(found, workers, strict=True))
+    val = torch.cat([batch["image"] for batch in data.val_dataloader()])
+    assert torch.equal(val, torch.stack([dataset[i]["image"] for i in data.val_positions]))
+
+
+def test_a_generator_s_augmentation_takes_no_long_pictures() -> None:
+    dataset = Noisy(20)
+    data = PictureData(dataset, batch_size=4, seed=3, max_steps=1, augment="dalle_generator")
+    everything = PictureData(dataset, batch_size=4, seed=3, max_steps=1)
+    assert data.train_positions == [i for i in everything.train_positions if i % 5]  # every fifth is 20×50
+    assert data.left_out == len(everything.train_positions) - len(data.train_positions) > 0
+    assert data.val_positions == everything.val_positions
+    dataset.original = lambda index: torch.zeros(3, 50, 20)
+    with pytest.raises(DataError, match="more than twice as long"):
+        PictureData(dataset, batch_size=4, seed=3, max_steps=1, augment="dalle_generator")
+
+
+def test_an_augmented_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    def data() -> PictureData:
+        return PictureData(Noisy(20), batch_size=4, seed=3, max_steps=STEPS, augment="dalle_tokenizer")
+
+    whole = train(Tiny(), data=data())
+    train(Tiny(), StopAfter(7, tmp_path / "ckpt", "on_train_batch_end"), data=data())
+    assert torch.equal(train(Tiny(), ckpt=tmp_path / "ckpt", data=data()).weight, whole.weight)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_some_steps_have_captions_alone(num_workers: int) -> None:
+    options = {"batch_size": 4, "seed": 3, "max_steps": 30, "num_workers": num_workers}
+    codes = torch.arange(20 * 6).view(20, 6)
+    data = PictureData(Numbered(20), codes=codes, text_only=0.4, **options)
+    every = PictureData(Numbered(20), codes=codes, **options)
+    for step, (batch, full) in enumerate(zip(data.train_dataloader(), every.train_dataloader(), strict=True)):
+        assert ("image_tokens" in batch) != is_text_only(3, step, 0.4)
+        assert "image" not in batch
+        assert all(batch[name] == full[name] for name in ("id", "key", "caption")), "samples come in the same order"
+    assert all("image_tokens" in batch for batch in data.val_dataloader())

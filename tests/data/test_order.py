@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import pytest
+import torch
 
-from mmgen.data.order import BatchOrder, StepBatches, sample_key
+from mmgen.data.order import BatchOrder, Slots, StepBatches, is_text_only, sample_key
 
 
 def test_batches_run_through_permutations_and_across_their_borders() -> None:
@@ -73,3 +75,29 @@ def test_an_impossible_world_is_refused(rank: int, world_size: int) -> None:
 def test_nothing_cannot_be_ordered(size: int, batch_size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         BatchOrder(size, batch_size, 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_steps_is_text_only(share: float) -> None:
+    chosen = [is_text_only(5, step, share) for step in range(2000)]
+    assert sum(chosen) / 2000 == pytest.approx(share, abs=0.04)
+    if share == 0.3:
+        assert chosen != [is_text_only(6, step, share) for step in range(2000)]
+
+
+def test_all_ranks_and_all_batches_of_a_step_are_text_only_together() -> None:
+    order = BatchOrder(size=25, batch_size=6, seed=3)
+    ranks = [list(StepBatches(order, 30, lambda: 4, rank, 2, text_only=0.5, per_step=3)) for rank in range(2)]
+    for slices in ranks:
+        assert [slots.text_only for slots in slices] == [is_text_only(3, batch // 3, 0.5) for batch in range(4, 30)]
+    again: Slots = pickle.loads(pickle.dumps(ranks[0][-1]))  # noqa: S301  what was just dumped
+    assert (again, again.text_only) == (ranks[0][-1], ranks[0][-1].text_only), "a worker gets it by pickle"
+    assert {slots.text_only for slots in ranks[0]} == {True, False}
+
+
+def test_the_order_remembers_two_epochs_at_most() -> None:
+    order = BatchOrder(size=5, batch_size=12, seed=1)
+    for step in range(20):
+        order.slots(step)
+    assert len(order._permutations) <= 2
+    assert {permutation.dtype for permutation in order._permutations.values()} == {torch.int32}
