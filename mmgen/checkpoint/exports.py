@@ -2,6 +2,7 @@
 
     tokenizer/ generator/ encoder/      parts, each readable by itself
     export.json                         data, sampler, templates and classes
+    parity.json                         of an import: what became of the foreign weights; for people, never read
     manifest.json                       size and SHA-256 of every file of all of them
 
 Whoever opens one trusts nobody: see `mmgen.checkpoint.files` and SECURITY.md.
@@ -30,12 +31,12 @@ from mmgen.checkpoint.tensors import num_bytes
 from mmgen.errors import CheckpointError, quoted
 from mmgen.files import parse_json, refused, write_json
 
-EXPORT = "export.json"
+EXPORT, PARITY = "export.json", "parity.json"
 FORMAT = 1
 MAX_EXPORT = 8_000_000
 
 _FIELDS: dict[str, type] = {"format": int, "data": dict, "sampler": dict, "templates": list, "classes": dict}
-_ALLOWED = {EXPORT} | {f"{kind}/{name}" for kind in KINDS for name in (*FILES, MANIFEST)}
+_ALLOWED = {EXPORT, PARITY} | {f"{kind}/{name}" for kind in KINDS for name in (*FILES, MANIFEST)}
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,16 @@ def write_export(
     sampler: Mapping[str, Any],
     templates: Sequence[str] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
+    parity: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes an export atomically; see `Export` for the fields.
+    """Writes an export atomically; see `Export` for the fields, and `mmgen.interop.report` for `parity`.
 
     Raises:
         CheckpointError: the directory is not empty, the disk is full, the parts were not trained with each other, or a
             component has no registry name and so could not be built elsewhere.
     """
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CheckpointError(
-            f"{directory} is not empty and is not overwritten", code="MMG-K07", fix="name another directory"
-        )
+    refuse_filled(directory)
     check_requires(parts)
     for config in (sampler, *(part.config for part in parts.values())):
         check_names(plain(config), str(directory))
@@ -86,8 +85,18 @@ def write_export(
             write_part_files(temp / kind, part)
             seal(temp / kind)
         write_json(temp / EXPORT, {**head, "templates": list(templates), "classes": plain(classes or {})})
+        if parity is not None:
+            write_json(temp / PARITY, plain(parity))
 
     write_directory_atomic(directory, fill, needed=sum(num_bytes(part.tensors) + 65536 for part in parts.values()))
+
+
+def refuse_filled(directory: Path) -> None:
+    """Raises CheckpointError MMG-K07 where something lies at a place that an export is to be written to."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CheckpointError(
+            f"{directory} is not empty and is not overwritten", code="MMG-K07", fix="name another directory"
+        )
 
 
 def read_export(directory: str | Path) -> Export:

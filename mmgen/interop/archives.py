@@ -31,6 +31,8 @@ MAX_MEMBERS, MAX_DIRECTORY = 100_000, 32_000_000  # of a zip: members, and bytes
 MAGIC = re.compile(rb"\x80[\x02-\x05](\x95[\s\S]{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")
 VERSION = 1001
 
+_NAME = re.compile(r"[!-~]{1,300}")  # of a tensor: printable, and no spaces
+
 
 class Archive:
     """An open file of `torch.save`.
@@ -55,7 +57,10 @@ class Archive:
             root, self._read = _open_legacy(file, magic.end(), size)
         else:
             raise Foreign(f"it is {_kind(begin)}")
-        self.weights = {name: value for name, value in weights_of(root).items() if isinstance(value, StoredTensor)}
+        found = weights_of(root)
+        if not all(_NAME.fullmatch(name) for name in found):
+            raise Refused("names of tensors that are none")
+        self.weights = {name: value for name, value in found.items() if isinstance(value, StoredTensor)}
         if not self.weights:
             raise Foreign("there is no tensor in it")
 
