@@ -34,10 +34,9 @@ def weights(tmp_path_factory) -> Path:
 
 def test_distances_and_gradients_are_the_published_code_s(weights):
     theirs = taming.module("modules.losses.lpips").LPIPS().eval()
-    slices = {}
-    for name in theirs.net.state_dict():
-        slices[f"net.{name}"] = tensors()[f"features.{name.partition('.')[2]}"]
-    heads = {name: tensor for name, tensor in tensors().items() if name.startswith("lin")}
+    given = tensors()
+    slices = {f"net.{name}": given[f"features.{name.partition('.')[2]}"] for name in theirs.net.state_dict()}
+    heads = {name: tensor for name, tensor in given.items() if name.startswith("lin")}
     missing = theirs.load_state_dict({**slices, **heads}, strict=False).missing_keys
     assert missing == ["scaling_layer.shift", "scaling_layer.scale"]
     ours = load_perceptual(str(weights), torch.device("cpu"))
@@ -45,9 +44,9 @@ def test_distances_and_gradients_are_the_published_code_s(weights):
     images, others = (torch.rand(2, 3, 16, 16, generator=source) * 2 - 1 for _ in range(2))
     results = []
     for network in (theirs, ours):
-        given = others.clone().requires_grad_(True)
-        distances = network(images, given).flatten()
-        results.append((distances, *torch.autograd.grad(distances.sum(), given)))
+        other = others.clone().requires_grad_(True)
+        distances = network(images, other).flatten()
+        results.append((distances, *torch.autograd.grad(distances.sum(), other)))
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(results[1][1], results[0][1], atol=1e-7, rtol=1e-3)
     assert float(results[0][0].detach().min()) > 0.1
