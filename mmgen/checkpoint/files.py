@@ -288,7 +288,7 @@ def _require_directory(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a pickle file and can run code when opened; refused",
             code="MMG-X01",
-            fix="ask its author for an export made with `mmgen export`",
+            fix="ask its author for an export, or read it with `mmgen import FORMAT FILE to=DIR` (see --help)",
         )
     kind = (
         "empty or unreadable"
