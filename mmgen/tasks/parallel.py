@@ -97,9 +97,9 @@ def parallelise(component: nn.Module, mesh: Any, *, mixed: bool = False) -> None
     """Splits and shards a component in place, over a mesh with the dimensions data_parallel and tensor_parallel.
 
     Args:
-        mixed: whether autocast computes in bf16. Then the blocks' weights are gathered in it: autocast would keep a copy
-            of every weight that it casts, of all blocks at once. Gradients are summed in fp32, and what flows from block
-            to block, norms, embeddings and heads stay fp32.
+        mixed: whether autocast computes in bf16. Then the blocks' weights are gathered in it: autocast would keep a
+            copy of every weight that it casts, of all blocks at once. Gradients are summed in fp32, and what flows from
+            block to block, norms, embeddings and heads stay fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 

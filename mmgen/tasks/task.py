@@ -103,8 +103,10 @@ class Task(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's, except for the norm of sharded gradients, which is found already."""
-        if self._device_mesh is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+        """Lightning's refuses a fused optimizer under autocast, for what a gradient scaler would do to it (bf16 has
+        none), and cannot find the norm of gradients that lie in pieces; here it is found already."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled or not gradient_clip_val or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             clip_gradients(self._gradients(), self._norm, gradient_clip_val)
@@ -112,7 +114,8 @@ class Task(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average follows at once: whatever a callback saves after the step holds it."""
         super().optimizer_step(*args, **kwargs)
-        if self.global_step % self.ema_every == 0 or self.global_step >= self.max_steps:
+        done = self.global_step + 1  # Lightning counts after this
+        if done % self.ema_every == 0 or done >= self.max_steps:
             self.ema.update(self.component)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
