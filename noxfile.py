@@ -126,6 +126,14 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What needs a GPU; fails where there is none, or where torch was built without it (set pip's index for one)."""
+    install(session)
+    session.run("python", "-c", "import torch; assert torch.cuda.is_available(), f'no GPU for torch {torch.__version__}'")
+    session.run("pytest", "-m", "gpu", *(session.posargs or TESTS), env={"WANDB_MODE": "offline"})
+
+
+@nox.session
 def hydra14(session: nox.Session) -> None:
     """Registry, command and configs on the newest pre-release of Hydra 1.4."""
     install(session)

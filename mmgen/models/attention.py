@@ -125,7 +125,9 @@ def _blocked(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tenso
 
 def _flex(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, first: int) -> Tensor:
     block_mask = _block_mask(mask, first, queries.shape[2], queries.device)
-    out: Tensor = _compiled_flex()(queries, keys, values, block_mask=block_mask)
+    # Each mask and each shape is compiled once; past torch's limit of eight it would quietly compute all pairs.
+    with torch._dynamo.config.patch(recompile_limit=128):
+        out: Tensor = _compiled_flex()(queries, keys, values, block_mask=block_mask)
     return out
 
 
