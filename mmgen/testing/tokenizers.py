@@ -96,7 +96,9 @@ def it_can_be_saved_and_loaded(subject: Subject) -> None:
     images = subject.batch["image"]
     features, indices = one.quantize(images)
     same = torch.equal(other.encode(images), indices) and torch.equal(other.decode(indices), one.decode(indices))
-    require(same and torch.equal(other.decode_features(features), one.decode_features(features)), "it comes back changed")
+    require(
+        same and torch.equal(other.decode_features(features), one.decode_features(features)), "it comes back changed"
+    )
 
 
 def what_it_is_given_stays(subject: Subject) -> None:
