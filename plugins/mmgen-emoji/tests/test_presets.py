@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import mmgen
 import mmgen_emoji
 import pytest
 import torch
 import yaml
+
+import mmgen
 
 PRESETS = sorted((Path(mmgen_emoji.__file__).parent / "conf" / "tokenizer").glob("*.yaml"))
 
