@@ -129,7 +129,7 @@ def browser(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """What needs a GPU; fails where there is none, or where torch was built without it (set pip's index for one)."""
     install(session)
-    session.run("python", "-c", "import torch; assert torch.cuda.is_available(), f'no GPU for torch {torch.__version__}'")
+    session.run("python", "-c", "import torch; assert torch.cuda.is_available(), f'{torch.__version__} finds no GPU'")
     session.run("pytest", "-m", "gpu", *(session.posargs or TESTS), env={"WANDB_MODE": "offline"})
 
 
