@@ -79,7 +79,11 @@ class Vqgan(nn.Module):
             nn.init.zeros_(self.quantize.proj.bias)
             nn.init.zeros_(self.quant_conv.bias)
         else:
-            nn.init.normal_(self.quantize.embedding.weight, std=0.5)
+            with torch.no_grad():
+                side = 4 * 2 ** (len(self.params["ch_mult"]) - 1)
+                features = self.quant_conv(self.encoder(torch.rand(4, 3, side, side) * 2 - 1))
+                rows = features.permute(0, 2, 3, 1).reshape(-1, dim)
+                self.quantize.embedding.weight.copy_(rows[torch.randperm(len(rows))[:40]])
         self.eval()
 
     def save(self, directory: Path, zipped: bool = True) -> list[str]:
