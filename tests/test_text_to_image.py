@@ -240,3 +240,25 @@ def test_weights_of_another_shape_are_refused(export, tmp_path):
     with pytest.raises(CheckpointError, match="do not fit") as caught:
         mmgen.load(str(copy))
     assert caught.value.code == "MMG-K02"
+
+
+# ---- memory
+
+
+def test_drawings_are_decoded_and_scored_few_at_a_time_and_nothing_changes(model, monkeypatch):
+    """As many captions at once as may wait to be ranked; larger pictures in smaller batches, always of one size."""
+    captions = ["a blue square", CAPTION, "a green column"]
+    together = model.draw(captions, num_images=5, keep=2, seed=2)
+    shapes = []
+    decode_ = model.part("tokenizer").decode
+    monkeypatch.setattr(model.part("tokenizer"), "decode", lambda t: (shapes.append(len(t)), decode_(t))[1])
+    monkeypatch.setattr("mmgen.text_to_image.HELD_BYTES", 1)
+    apart = model.draw(captions, num_images=5, keep=2, seed=2)
+    assert shapes == [BATCH] * 3, "a pass for each caption"
+    for one, other in zip(together, apart, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.scores, other.scores)
+    shapes.clear()
+    monkeypatch.setattr("mmgen.trio.BATCH_PIXELS", 4 * 16 * 16)
+    model.draw([CAPTION], num_images=5, seed=2)
+    assert shapes == [4, 4]

@@ -163,6 +163,5 @@ def _overlaps(codes: int, pixels: int, side: int) -> Tensor:
     first = (pixels - side) // 2
     # In units that make all of it whole: pixel p takes [p·codes, (p+1)·codes), code i takes [i·side, (i+1)·side).
     start = (torch.arange(pixels) - first) * codes
-    inside = (start >= 0) & (start < codes * side)
     at = torch.arange(codes)[:, None] * side
-    return ((start < at + side) & (start + codes > at) & inside).double()
+    return ((start < at + side) & (start + codes > at)).double()
