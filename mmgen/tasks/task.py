@@ -5,7 +5,9 @@ The component owns its loss; a task adds what is the same for all of them, and e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,14 +19,15 @@ from mmgen.protocols import Batch, Logs
 from mmgen.tasks.codebook import CodebookUse, CodeCounter
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
-from mmgen.tasks.parallel import clip_gradients, gradient_norm, parallelise
+from mmgen.tasks.parallel import clip_gradients, distribute, gradient_norm
 
 
 class Task(pl.LightningModule):
     """Trains one component.
 
     Args:
-        component: an `nn.Module` with `training_loss` (see `mmgen.protocols.Trainable`).
+        component: an `nn.Module` with `training_loss` (see `mmgen.protocols.Trainable`). Where it will be sharded, it may
+            lie on the meta device on all ranks but 0.
         optimizer: name, lr, betas, eps, weight_decay.
         schedule: warmup_steps, final.
         ema_decay: of the weights' moving average, in [0,1).
@@ -62,8 +65,9 @@ class Task(pl.LightningModule):
     def configure_model(self) -> None:
         """Where weights are sharded, the component and its average are split before the optimizer sees them."""
         if self._device_mesh is not None:
-            parallelise(self.component, self._device_mesh, mixed=self.trainer.precision == "bf16-mixed")
-            parallelise(self.averaged, self._device_mesh)
+            device, mixed = self.trainer.strategy.root_device, self.trainer.precision == "bf16-mixed"
+            distribute(self.component, self._device_mesh, device, mixed=mixed)
+            distribute(self.averaged, self._device_mesh, device)
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.component, self.optimizer_options, self.discriminator_options)
@@ -206,6 +210,15 @@ class TokenizerTask(Task):
 
 class GeneratorTask(Task):
     """Trains a generator on the token stream."""
+
+    _told: Mapping[str, None] = MappingProxyType({})  # the names of the numbers that were logged so far
+
+    def _log(self, stage: str, logs: Logs, batch_size: int) -> None:
+        # Lightning repeats a number until it gets another: a step on captions alone has no image loss, and says so.
+        if stage == "train":
+            self._told = dict.fromkeys([*self._told, *logs])
+            logs = {name: logs.get(name, math.nan) for name in self._told}
+        super()._log(stage, logs, batch_size)
 
 
 class EncoderTask(Task):
