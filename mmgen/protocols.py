@@ -7,7 +7,7 @@ one part sets for another (`BUILD_ARGUMENTS`) is handed over when it is built an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -193,7 +193,14 @@ class Captioner(Trainable, Protocol):
 
 
 class Encoder(Trainable, Protocol):
-    """The contrastive encoder. Built with `text_tokenizer`, `image_size`."""
+    """The contrastive encoder. Built with `text_tokenizer`, `image_size`. It may also have
+
+    - `image_size`: int, what pictures are resized to.
+    - `probe_features(images)`: (B,3,H,W) to (B,F), what a linear probe reads in place of image_features; in `Clip`, those
+      before the projection.
+    - `pretrained`: True where building it gives it its weights (with `text_tokenizer=None`). `mmgen evaluate encoder=NAME`
+      then judges it without a run, and it may read pictures only: no text_tokenizer, logit_scale and encode_text.
+    """
 
     text_tokenizer: TextTokenizer
     logit_scale: Tensor  # (), stored as a logarithm
@@ -234,16 +241,20 @@ class Sampler(Protocol):
 class Needs:
     """What an evaluator has to be given. What a run lacks makes it step aside, and the report says so."""
 
-    split: str  # the pictures it judges; `val` stands in when the dataset has no split of that name, if `or_val`
+    # The pictures it judges. `val` stands in when the dataset has no split of that name, if `or_val`; or every picture,
+    # as the split "all", where nothing was trained on a dataset that declares no splits.
+    split: str
     or_val: bool = True
     max_pictures: int | None = None
     reconstructions: bool = False
     drawings: int = 0  # how many are drawn of each caption; the encoder ranks them
     redrawings: int = 0  # how many of each picture are drawn from part of it; the encoder ranks them
     redrawn_from: tuple[float, float] = (0.5, 0.0)  # the first share of height and width that is not kept
-    features: bool = False
+    features: bool = False  # the encoder's, of pictures and captions
+    probe_features: bool = False  # the encoder's, of pictures, as a linear probe reads them; it need not read text
     all_pictures: bool = False  # every picture of the dataset, to search in
-    attributes: bool = False  # samples with attributes, a dataset with classes and templates
+    attributes: bool = False  # samples with attributes, and the classes that each attribute may have
+    templates: bool = False  # a dataset with templates
 
 
 @dataclass
@@ -260,13 +271,16 @@ class Evidence:
     redrawing_scores: Tensor | None = None  # (B,n), falling
     image_features: Tensor | None = None  # (B,D)
     text_features: Tensor | None = None  # (B,D)
+    probe_features: Tensor | None = None  # (B,F)
 
 
 @dataclass
 class Setting:
     """What stays the same over an evaluation, handed to an evaluator before the first update."""
 
-    split: str
+    split: str  # the one judged; "all" where every picture is
+    splits: Sequence[str] = ()  # those that the dataset declares
+    evidence: Callable[[str], Iterator[Evidence]] | None = None  # of another split, to fit on: only what `needs` names
     seed: int = 0
     codebook_size: int = 0
     all_images: Tensor | None = None  # (M,3,H,W), every picture of the dataset
@@ -277,6 +291,7 @@ class Setting:
     templates: Sequence[str] = ()
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
     encode_images: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to indices (B,h,w)
+    image_features: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to image_features (B,D)
     logit_scale: float = 1.0
     collapse_advice: str = ""  # the image tokenizer's, see `Tokenizer`
 
@@ -301,6 +316,7 @@ class Findings:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # title to rows
     pictures: dict[str, Tensor] = field(default_factory=dict)  # title to (3,H,W) in [0,1]
     depends_on: tuple[str, ...] = ()  # of "dataset", "tokenizer", "generator", "encoder", "sampler"
+    stood_aside: str | None = None  # why there are no numbers: what was found could not be judged
 
 
 class Evaluator(Protocol):

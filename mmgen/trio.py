@@ -5,6 +5,7 @@ Letters: B pictures or captions, L labels, H W pixels, D features.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmgen.data.asked import check_caption, check_labels
+from mmgen.data.asked import check_caption, check_labels, check_templates
 from mmgen.errors import CheckpointError
 from mmgen.images import decode
 from mmgen.protocols import Encoder, Generator, Tokenizer
@@ -23,6 +24,9 @@ from mmgen.protocols import Encoder, Generator, Tokenizer
 BATCH = 64
 BATCH_PIXELS = BATCH * 64 * 64  # larger pictures come fewer at once, so that they fit where small ones do
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
+CAPTIONS = 1 << 15  # held at once as tokens and features, however many labels and templates there are
+
+Labels = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 class Trio:
@@ -80,7 +84,7 @@ class Trio:
     def classify(
         self,
         image: Tensor | str | Path,
-        labels: Sequence[str],
+        labels: Labels,
         templates: Sequence[str] = ("{}",),
         *,
         cut: bool = False,
@@ -89,7 +93,7 @@ class Trio:
 
         Args:
             image: (3,H,W) in [0,1], or a file.
-            labels: what it may show; at least one, none twice.
+            labels: what it may show; at least one, none twice. A mapping gives several names of a label.
             templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
             cut: whether a label that is too long is cut instead of refused.
 
@@ -99,31 +103,95 @@ class Trio:
         Raises:
             ConfigError: no labels, one that is empty, repeated or too long, a template without a place.
         """
-        encoder = self.part("encoder")
-        check_labels(labels, templates)
-        captions = [[template.replace("{}", label) for label in labels] for template in templates]
-        for caption in () if cut else (text for texts in captions for text in texts):
-            check_caption(caption, encoder.text_tokenizer)
-        if not isinstance(image, Tensor):
-            image = decode(image, size=encoder.image_size)
-        features = torch.stack([self.encode_captions(texts) for texts in captions])
-        classes = F.normalize(features.mean(0), dim=-1)
-        scale = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
-        shares = (scale * (self.encode_images(image[None]) @ classes.T)[0]).softmax(0)
-        return {labels[int(i)]: float(shares[i]) for i in shares.argsort(descending=True, stable=True)}
+        return self.shares(image, list(labels), self.class_features(labels, templates, cut=cut))
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1], brought to the encoder's size, to image_features (B,D)."""
+    def shares(self, image: Tensor | str | Path, labels: Sequence[str], class_features: Tensor) -> dict[str, float]:
+        """As `classify`, with the labels' class_features (L,D), which are the same for every picture."""
+        encoder = self.part("encoder")
+        if not isinstance(image, Tensor):
+            image = decode(image, size=encoder.image_size)
+        scale = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
+        shares = (scale * (self.encode_images(image[None]) @ class_features.T)[0]).softmax(0)
+        order = shares.argsort(descending=True, stable=True)
+        return {labels[i]: share for i, share in zip(order.tolist(), shares[order].tolist(), strict=True)}
+
+    @torch.no_grad()
+    def class_features(
+        self,
+        labels: Labels,
+        templates: Sequence[str] = ("{}",),
+        *,
+        cut: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Labels to class_features (L,D), of length one: the features of a label's captions, each of length one, are
+        averaged, and the average is brought to length one (CLIP, section 3.1.4).
+
+        Args:
+            labels, templates, cut: as in `classify`. A label's captions are all of its names in all templates.
+            progress: counts encoded captions.
+
+        Raises:
+            ConfigError: as `classify`.
+        """
+        names = check_labels(labels)
+        check_templates(templates)
+        counts = [len(alternatives) * len(templates) for alternatives in names.values()]
+        texts = (t.replace("{}", name) for alternatives in names.values() for name in alternatives for t in templates)
+        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        total: Tensor | None = None
+        for part in owners.split(CAPTIONS):
+            captions = list(itertools.islice(texts, len(part)))
+            features = self._whole_captions(captions, cut, progress)
+            total = features.new_zeros(len(counts), features.shape[1]) if total is None else total
+            total.index_add_(0, part.to(features.device), features)
+        assert total is not None
+        return F.normalize(total, dim=-1)  # the sum points where the average does
+
+    def _whole_captions(self, captions: list[str], cut: bool, progress: Callable[[int], None] | None) -> Tensor:
+        """The features of captions, of which none may be too long unless it may be `cut`."""
+        text_tokenizer = self.part("encoder").text_tokenizer
+        before = text_tokenizer.truncated
+        tokens = text_tokenizer.encode(captions)
+        if text_tokenizer.truncated > before and not cut:
+            for caption in captions:
+                check_caption(caption, text_tokenizer)
+        return self._encode_tokens(tokens, progress)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, *, probe: bool = False) -> Tensor:
+        """(B,3,H,W) in [0,1], brought to the encoder's size, to image_features (B,D); with `probe`, to what a linear
+        probe reads of the encoder (B,F)."""
         encoder = self.part("encoder")
         size = getattr(encoder, "image_size", images.shape[-1])
-        return in_batches(lambda part: encoder.encode_image(_of_size(part, size)), images, _batch_of(size))
+        encode = getattr(encoder, "probe_features", encoder.encode_image) if probe else encoder.encode_image
+        return in_batches(lambda part: encode(_of_size(part, size)), images, _batch_of(size))
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
         """Captions to text_features (B,D)."""
+        return self._encode_tokens(self.part("encoder").text_tokenizer.encode(captions))
+
+    def _encode_tokens(self, text_tokens: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
+        """(B,T) to text_features (B,D). Many are put in the order of their lengths: an encoder that reads a batch as
+        far as its longest caption goes then reads little that is idle."""
         encoder = self.part("encoder")
-        return in_batches(encoder.encode_text, encoder.text_tokenizer.encode(captions), BATCH)
+        order = torch.arange(len(text_tokens))
+        if len(text_tokens) > BATCH:
+            order = encoder.text_tokenizer.end(text_tokens).argsort(stable=True)
+        left = len(text_tokens)
+
+        def encode(part: Tensor) -> Tensor:
+            nonlocal left
+            features: Tensor = encoder.encode_text(part)
+            if progress is not None:
+                progress(min(left, len(part)))
+            left -= len(part)
+            return features
+
+        features = in_batches(encode, text_tokens[order], BATCH)
+        return torch.empty_like(features).index_copy_(0, order.to(features.device), features)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:

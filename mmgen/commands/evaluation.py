@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from mmgen import registry
 from mmgen.commands.showing import Shown
-from mmgen.data.pictures import Pictures, split_names
+from mmgen.commands.subject import Subject
+from mmgen.data.pictures import Pictures
+from mmgen.drawings import Drawings, Redrawing
 from mmgen.files import write_json
 from mmgen.protocols import Evaluator, Evidence, Findings, Needs, Sample, Setting
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.progress import Bar
 from mmgen.samplers.region import Region
-from mmgen.text_to_image import Drawings, Redrawing, TextToImage
+from mmgen.text_to_image import TextToImage
 
 CHUNK = 256  # pictures of evidence handed over at once
 
@@ -37,6 +39,7 @@ class Evaluation:
         config: the run's: its evaluators, its seed and what it draws.
         shows: whether it also draws, classifies and reconstructs what a report shows beside the figures.
         about: what else evaluation.json is to say.
+        foreign: whether nothing was trained on these pictures, as far as is known.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class Evaluation:
         *,
         shows: bool = True,
         about: dict[str, Any] | None = None,
+        foreign: bool = False,
     ) -> None:
         self.model, self.pictures, self.directory, self.config = model, pictures, directory, config
         self.seed, self.drawing_seed = int(config["seed"]), int(config["drawing"]["seed"])
         self.dataset: Any = pictures.dataset
         self.shown = Shown(model, pictures, directory.path, config["drawing"], self.seed)
         self.shows, self.about = shows, about or {}
+        self.subject = Subject(model, pictures, foreign)
         self._drawings: dict[tuple[str, int], Drawings] = {}
         self._redrawings: dict[tuple[int, Redrawn], Drawings] = {}
         self._seconds: dict[str, float] = {}
@@ -61,7 +66,7 @@ class Evaluation:
     def run(self) -> None:
         """Draws, judges, writes pictures and evaluation.json."""
         evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
-        reasons = {name: self._aside(evaluator.needs) for name, evaluator in evaluators.items()}
+        reasons = {name: self.subject.aside(evaluator.needs) for name, evaluator in evaluators.items()}
         judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
         self._draw_all(judged)
         findings: dict[str, Any] = {}
@@ -87,31 +92,9 @@ class Evaluation:
 
     # ---- what each evaluator gets
 
-    def _split(self, needs: Needs) -> str | None:
-        if needs.split in split_names(self.dataset):
-            return needs.split
-        return "val" if needs.or_val else None
-
-    def _aside(self, needs: Needs) -> str | None:
-        """Why an evaluator cannot judge this, or None."""
-        if self._split(needs) is None:
-            return f"the dataset has no split {needs.split}"
-        if needs.attributes and not (getattr(self.dataset, "classes", 0) and getattr(self.dataset, "templates", 0)):
-            return "the dataset declares no classes and templates"
-        draws = bool(needs.drawings or needs.redrawings)
-        parts = {
-            "tokenizer": needs.reconstructions or draws,
-            "generator": draws,
-            "encoder": needs.features or needs.attributes or draws,  # drawings come ranked
-        }
-        missing = [kind for kind, needed in parts.items() if needed and not self.model.has(kind)]
-        return f"there is no trained {' and no trained '.join(missing)}" if missing else None
-
     def _positions(self, needs: Needs) -> list[int]:
         """The pictures to judge; fewer than all are a choice by the seed."""
-        split = self._split(needs)
-        assert split is not None
-        positions = self.pictures.positions(split)
+        positions = self.subject.positions(needs)
         if needs.max_pictures is not None and len(positions) > needs.max_pictures:
             positions = sorted(random.Random(self.seed).sample(positions, needs.max_pictures))  # noqa: S311
         return positions
@@ -161,30 +144,35 @@ class Evaluation:
 
     def _judge(self, evaluator: Evaluator) -> Findings:
         needs = evaluator.needs
-        split = self._split(needs)
-        assert split is not None
-        evaluator.begin(self._setting(split, needs))
+        evaluator.begin(self._setting(needs))
         positions = self._positions(needs)
-        for first in range(0, len(positions), CHUNK):
-            evaluator.update(self._evidence(positions[first : first + CHUNK], needs))
+        for chunk in self._chunks(positions, needs):
+            evaluator.update(chunk)
         return evaluator.compute()
 
-    def _setting(self, split: str, needs: Needs) -> Setting:
-        model, every = self.model, needs.all_pictures
-        scale = float(model.part("encoder").logit_scale.detach().exp()) if model.has("encoder") else 1.0
+    def _chunks(self, positions: Sequence[int], needs: Needs) -> Iterator[Evidence]:
+        for first in range(0, len(positions), CHUNK):
+            yield self._evidence(positions[first : first + CHUNK], needs)
+
+    def _setting(self, needs: Needs) -> Setting:
+        model, every, subject = self.model, needs.all_pictures, self.subject
+        fitted = dataclasses.replace(needs, reconstructions=False, drawings=0, redrawings=0)
         return Setting(
-            split=split,
+            split=subject.split(needs) or "val",
+            splits=subject.splits,
+            evidence=lambda name: self._chunks(self.pictures.positions(name), fitted),
             seed=self.seed,
             codebook_size=model.part("tokenizer").codebook_size if model.has("tokenizer") else 0,
             all_images=self.pictures.batch(range(len(self.pictures))) if every else None,
             all_ids=list(self.pictures.ids) if every else [],
             all_attributes=list(self.pictures.attributes) if every else [],
             train_positions=self.pictures.positions("train"),
-            classes=getattr(self.dataset, "classes", None) or {},
-            templates=getattr(self.dataset, "templates", None) or (),
-            encode_captions=model.encode_captions if model.has("encoder") else None,
+            classes=subject.classes,
+            templates=subject.templates,
+            encode_captions=model.encode_captions if subject.reads_text else None,
+            image_features=model.encode_images if model.has("encoder") else None,
             encode_images=(lambda images: model.reconstruct(images)[0]) if model.has("tokenizer") else None,
-            logit_scale=min(scale, 100.0),
+            logit_scale=subject.logit_scale,
             collapse_advice=getattr(model.part("tokenizer"), "collapse_advice", "") if model.has("tokenizer") else "",
         )
 
@@ -203,6 +191,8 @@ class Evaluation:
         if needs.features:
             evidence.image_features = self.model.encode_images(images)
             evidence.text_features = self.model.encode_captions(captions)
+        if needs.probe_features:
+            evidence.probe_features = self.model.encode_images(images, probe=True)
         return evidence
 
     def _sample(self, position: int, image: Tensor) -> Sample:
@@ -224,7 +214,7 @@ class Evaluation:
             "tables": findings.tables,
             "pictures": pictures,
             "depends_on": list(findings.depends_on),
-            "stood_aside": None,
+            "stood_aside": findings.stood_aside,
         }
 
     def _timed(self, name: str, function: Any, *arguments: Any) -> Any:

@@ -3,152 +3,241 @@
 from __future__ import annotations
 
 import random
-import string
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmgen.evaluators.confusion import by_class, confusion, mean_per_class, mistakes
+from mmgen.evaluators.prompts import (
+    captions_of,
+    check_templates,
+    fields,
+    fill,
+    templates_for,
+    usable_classes,
+    why_not,
+)
 from mmgen.protocols import Evidence, Finding, Findings, Needs, Sample, Setting
 
-CONFUSION = 10  # classes in a table of confusions, at most
+__all__ = ["ZeroShot", "fields", "fill"]
+
+TOP = 5
+CONFUSION = 20  # classes in a table of confusions, at most
 
 
 @dataclass(frozen=True)
 class Question:
-    """One picture to be classified: which of `choices` (the true one first), by which captions of each."""
+    """What pictures are put among: choices, and the captions of each. Pictures that share one are asked at once."""
 
-    row: int
     attribute: str
-    choices: list[str]
-    captions: list[list[str]]  # (choices, templates)
+    choices: tuple[str, ...]
+    templates: tuple[str, ...]
+    context: tuple[tuple[str, str], ...]  # the other attributes that the templates name, as the picture has them
+
+    def captions(self) -> list[list[str]]:
+        """(templates, choices)."""
+        return captions_of(self.templates, self.attribute, self.choices, dict(self.context))
+
+
+@dataclass
+class Answers:
+    """What was answered about one attribute."""
+
+    pairs: list[tuple[str, str]] = field(default_factory=list)  # truth, answer
+    ranks: list[int] = field(default_factory=list)  # of the truth, from 1
+    choices: list[int] = field(default_factory=list)  # how many each was put among
+    templates: list[int] = field(default_factory=list)  # how many captions each class had
+    first: list[bool] = field(default_factory=list)  # whether the first template alone was right
+    alone: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))  # whether each template alone was
 
 
 class ZeroShot:
-    """For each attribute that has classes: the template with that attribute varied and the others as they are.
+    """For each attribute that has classes: the templates with that attribute varied and the others as they are.
 
     "woman firefighter with dark skin tone" is put among the same with four other tones, and among the same tone with
-    other names. Captions of several templates are averaged by their features (CLIP, section 3.1.4). Ties count against
-    the encoder.
+    other names. Captions of several templates are averaged by their features (CLIP, section 3.1.4), and the first
+    template's accuracy alone stands beside that of the ensemble. Ties count against the encoder.
 
     Args:
-        split: the pictures judged.
-        choices: how many captions a picture is put among, 2 or more; an attribute with no more classes has them all.
+        split: the pictures judged; "all" takes every one.
+        choices: how many classes a picture is put among, 2 or more; an attribute with no more classes has them all.
+            null: all classes, always.
+        attributes: those asked for; null: every one with classes that a template names.
+        templates: captions with places for attributes, or with `{}` for the one asked for; null: the dataset's.
         seed: of the choices, which are the same in every run.
         max_pictures: judge no more than these; null: all.
 
     Raises:
-        ValueError: fewer than 2 choices.
+        ValueError: fewer than 2 choices; a template without a place.
     """
 
     def __init__(
-        self, split: str = "heldout_pairs", choices: int = 20, seed: int = 0, max_pictures: int | None = None
+        self,
+        split: str = "heldout_pairs",
+        choices: int | None = 20,
+        attributes: list[str] | None = None,
+        templates: list[str] | None = None,
+        seed: int = 0,
+        max_pictures: int | None = None,
     ) -> None:
-        if choices < 2:
+        if choices is not None and choices < 2:
             raise ValueError(f"choices is {choices}; a picture must be put among 2 or more")
-        self.choices, self.seed = choices, seed
-        self.needs = Needs(split, max_pictures=max_pictures, features=True, attributes=True)
+        if templates is not None:
+            check_templates(templates)
+        self.choices, self.attributes, self.templates, self.seed = choices, attributes, templates, seed
+        self.needs = Needs(
+            split, max_pictures=max_pictures, features=True, attributes=True, templates=templates is None
+        )
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
         self._setting = setting
-        self._answers: dict[str, list[tuple[str, str, int]]] = defaultdict(list)  # truth, answer, choices
+        self._templates = self.templates if self.templates is not None else list(setting.templates)
+        self._classes = usable_classes(setting, self.attributes)
+        self._answers: dict[str, Answers] = defaultdict(Answers)
+        self._known: dict[Question, Tensor] = {}  # features of questions that every picture shares
 
     def update(self, evidence: Evidence) -> None:
         """Classifies pictures by their features."""
         assert evidence.image_features is not None
-        assert self._setting.encode_captions is not None
-        questions = [
-            question for row, sample in enumerate(evidence.samples) for question in self._questions(row, sample)
-        ]
-        place = {c: i for i, c in enumerate(dict.fromkeys(c for q in questions for cs in q.captions for c in cs))}
-        if not place:
-            return
-        features = self._setting.encode_captions(list(place)).cpu().float()
-        for question in questions:
-            index = torch.tensor([[place[caption] for caption in captions] for captions in question.captions])
-            classes = normalize(features[index].mean(dim=1), dim=-1)
-            scores = classes @ evidence.image_features[question.row].cpu().float()
-            answer = question.choices[_best(scores)]
-            self._answers[question.attribute].append((question.choices[0], answer, len(question.choices)))
+        asked: dict[Question, list[tuple[int, str]]] = defaultdict(list)
+        for row, sample in enumerate(evidence.samples):
+            for question, truth in self._questions(sample):
+                asked[question].append((row, truth))
+        features = self._features([question for question in asked if question not in self._known])
+        images = evidence.image_features.cpu().float()
+        for question, rows in asked.items():
+            classes = self._known[question] if question in self._known else features[question]
+            self._answer(question, classes, images[[row for row, _ in rows]], [truth for _, truth in rows])
 
-    def _questions(self, row: int, sample: Sample) -> list[Question]:
+    def _questions(self, sample: Sample) -> list[tuple[Question, str]]:
         """What can be asked of a sample: of each attribute that a template, filled with its attributes, names."""
         own = sample.get("attributes") or {}
         questions = []
-        for attribute, values in self._setting.classes.items():
-            templates = [t for t in self._setting.templates if attribute in fields(t) <= own.keys()]
-            if attribute not in own or not templates:
+        for attribute, values in self._classes.items():
+            templates = templates_for(attribute, own, self._templates) if attribute in own else []
+            if not templates:
                 continue
-            others = [value for value in values if value != own[attribute]]
-            if len(others) >= self.choices:
+            truth = own[attribute]
+            named = {name for template in templates for name in fields(template)} - {attribute, ""}
+            context = tuple((name, own[name]) for name in sorted(named))
+            choices = tuple(values) if truth in values else (truth, *values)
+            if self.choices is not None and len(choices) > self.choices:
                 draw = random.Random(f"{self.seed}/{sample['id']}/{attribute}")  # noqa: S311
-                others = draw.sample(others, self.choices - 1)
-            choices = [own[attribute], *others]
-            captions = [[fill(t, {**own, attribute: choice}) for t in templates] for choice in choices]
-            questions.append(Question(row, attribute, choices, captions))
+                others = [value for value in values if value != truth]
+                choices = (truth, *draw.sample(others, self.choices - 1))
+            questions.append((Question(attribute, choices, tuple(templates), context), truth))
         return questions
+
+    def _features(self, questions: Sequence[Question]) -> dict[Question, Tensor]:
+        """Of each question (templates,choices,D), every caption encoded once. What needs nothing of the picture but
+        its truth is kept for all that follow."""
+        assert self._setting.encode_captions is not None
+        captions = {question: question.captions() for question in questions}
+        different = dict.fromkeys(caption for rows in captions.values() for row in rows for caption in row)
+        place = {caption: i for i, caption in enumerate(different)}
+        if not place:
+            return {}
+        encoded = self._setting.encode_captions(list(place)).cpu().float()
+        found = {}
+        for question, rows in captions.items():
+            found[question] = encoded[torch.tensor([[place[caption] for caption in row] for row in rows])]
+            if not question.context and question.choices == tuple(self._classes[question.attribute]):
+                self._known[question] = found[question]
+        return found
+
+    def _answer(self, question: Question, classes: Tensor, images: Tensor, truths: Sequence[str]) -> None:
+        """Pictures (S,D) among class captions (templates,choices,D)."""
+        found = self._answers[question.attribute]
+        place = {choice: i for i, choice in enumerate(question.choices)}
+        truth = torch.tensor([place[name] for name in truths])
+        scores = images @ normalize(classes.mean(dim=0), dim=-1).T
+        ranks = _ranks(scores, truth)
+        rivals = scores.scatter(1, truth[:, None], -torch.inf).argmax(dim=1)
+        answers = torch.where(ranks == 1, truth, rivals)
+        found.pairs += [(name, question.choices[answer]) for name, answer in zip(truths, answers.tolist(), strict=True)]
+        found.ranks += ranks.tolist()
+        found.choices += [len(question.choices)] * len(truths)
+        found.templates += [len(question.templates)] * len(truths)
+        for number, template in enumerate(question.templates):
+            right = (_ranks(images @ classes[number].T, truth) == 1).tolist()
+            found.alone[template] += right
+            if number == 0:
+                found.first += right
 
     def compute(self) -> Findings:
         """The accuracies over everything since `begin`."""
-        numbers, tables = [], {}
-        for attribute, answers in self._answers.items():
-            n, values = len(answers), self._setting.classes[attribute]
-            right = sum(truth == answer for truth, answer, _ in answers) / n
-            chance = sum(1 / count for _, _, count in answers) / n
-            all_of_them = len(values) <= self.choices
-            among = f"all {len(values)} classes" if all_of_them else f"{self.choices} random classes of {len(values)}"
-            note = f"pictures of {self._setting.split}, each among {among}"
-            numbers.append(Finding(f"zero_shot/{attribute}", right, n, "%", chance, note))
-            if all_of_them:
-                tables[f"Zero-shot: {attribute}"] = _by_value(answers, values)
-            else:
-                tables[f"Zero-shot: {attribute}, mistaken most often"] = _mistakes(answers)
-            if len(values) <= CONFUSION:
-                tables[f"Zero-shot: {attribute}, how often taken for which"] = _confusion(answers, values)
+        if not self._classes:
+            return Findings([], stood_aside=why_not(self._setting, self.attributes))
+        if not self._answers and self.templates is not None:
+            return Findings([], stood_aside="no picture has the attributes that the templates name")
+        numbers: list[Finding] = []
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for attribute, found in self._answers.items():
+            numbers += self._numbers(attribute, found)
+            tables |= self._tables(attribute, found)
         return Findings(numbers, tables, depends_on=("dataset", "encoder"))
 
+    def _numbers(self, attribute: str, found: Answers) -> list[Finding]:
+        n, values = len(found.ranks), self._classes[attribute]
+        fewest = min(found.choices)
+        among = f"all {len(values)} classes"
+        if not self._all_of(values):
+            among = f"{self.choices} random classes of {len(values)}"
+        captions = max(found.templates)
+        note = f"pictures of {self._setting.split}, each among {among}"
+        if captions > 1:
+            note += f", of {captions} captions each"
+        name, chance = f"zero_shot/{attribute}", _mean([1 / count for count in found.choices])
+        numbers = [Finding(name, _mean([rank == 1 for rank in found.ranks]), n, "%", chance, note)]
+        if captions > 1:
+            said = f"the same by one caption each, {next(iter(found.alone))!r}"
+            numbers.append(Finding(f"{name}_single", _mean(found.first), n, "%", chance, said))
+        if fewest > TOP:
+            chance = _mean([TOP / count for count in found.choices])
+            right = _mean([rank <= TOP for rank in found.ranks])
+            numbers.append(Finding(f"{name}_top{TOP}", right, n, "%", chance, f"the right one among the first {TOP}"))
+        if self._all_of(values):
+            mean, classes, commonest = mean_per_class(found.pairs)
+            said = f"the mean of {classes} classes' own; always saying the commonest gives {commonest:.1%} of pictures"
+            numbers.append(Finding(f"{name}_mean_per_class", mean, n, "%", 1 / len(values), said))
+        return numbers
 
-def fields(template: str) -> set[str]:
-    """The attributes that a template names."""
-    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    def _tables(self, attribute: str, found: Answers) -> dict[str, list[dict[str, Any]]]:
+        values, title = self._classes[attribute], f"Zero-shot: {attribute}"
+        tables = {}
+        if self._all_of(values):
+            tables |= by_class(title, found.pairs, values)
+        if not self._all_of(values) or len(values) > CONFUSION:
+            tables[f"{title}, mistaken most often"] = mistakes(found.pairs)
+        if len(values) <= CONFUSION:
+            tables[f"{title}, how often taken for which"] = confusion(found.pairs, values)
+        if len(found.alone) > 1:
+            rows: list[dict[str, Any]] = [
+                {"caption": template, "pictures": len(right), "right, %": round(100 * _mean(right), 1)}
+                for template, right in found.alone.items()
+            ]
+            tables[f"{title}, by each caption alone"] = rows
+        return tables
+
+    def _all_of(self, values: Sequence[str]) -> bool:
+        return self.choices is None or len(values) <= self.choices
 
 
-def fill(template: str, attributes: Mapping[str, str]) -> str:
-    """The caption; unlike `str.format` it can only put in attributes."""
-    parts = string.Formatter().parse(template)
-    return "".join(text + ("" if field is None else attributes[field]) for text, field, _, _ in parts)
+def _ranks(scores: Tensor, truth: Tensor) -> Tensor:
+    """Scores (S,L) and the places of the right ones (S,): their ranks (S,), from 1. Whatever scores as much, or is no
+    number, stands before them."""
+    right = scores.gather(1, truth[:, None])
+    before = ~(scores < right)
+    return 1 + before.scatter(1, truth[:, None], False).sum(dim=1)
 
 
-def _best(scores: Tensor) -> int:
-    """The answer: 0, the truth, only where it beats all others."""
-    rival = 1 + int(scores[1:].argmax()) if len(scores) > 1 else 0
-    return 0 if rival == 0 or scores[0] > scores[rival] else rival
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def _by_value(answers: Sequence[tuple[str, str, int]], values: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for value in values:
-        taken = [answer for truth, answer, _ in answers if truth == value]
-        share = round(100 * sum(answer == value for answer in taken) / len(taken), 1) if taken else None
-        rows.append({"class": value, "pictures": len(taken), "right, %": share})
-    return rows
-
-
-def _confusion(answers: Sequence[tuple[str, str, int]], values: Sequence[str]) -> list[dict[str, Any]]:
-    pairs = [(truth, answer) for truth, answer, _ in answers]
-    return [{"class": truth, **{answer: pairs.count((truth, answer)) for answer in values}} for truth in values]
-
-
-def _mistakes(answers: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """The ten commonest."""
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    for truth, answer, _ in answers:
-        if truth != answer:
-            counts[truth, answer] += 1
-    worst = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
-    return [{"class": truth, "taken for": answer, "times": count} for (truth, answer), count in worst]

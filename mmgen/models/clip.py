@@ -121,9 +121,18 @@ class Clip(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1] to image_features (B,E), of length one."""
+        return F.normalize(self.image(self._normalised(images)), dim=-1)
+
+    def probe_features(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] to what a linear probe reads (CLIP, appendix A.3): of a vision transformer the features (B,D)
+        before the projection, of a residual network those of its attention pool (B,E)."""
+        images = self._normalised(images)
+        return self.image.pooled(images) if isinstance(self.image, VisionTransformer) else self.image(images)
+
+    def _normalised(self, images: Tensor) -> Tensor:
         mean = images.new_tensor(self._mean)[:, None, None]
         deviation = images.new_tensor(self._deviation)[:, None, None]
-        return F.normalize(self.image((images - mean) / deviation), dim=-1)
+        return (images - mean) / deviation
 
     def encode_text(self, text_tokens: Tensor) -> Tensor:
         """(B,T) to text_features (B,E), of length one."""

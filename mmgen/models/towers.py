@@ -124,13 +124,17 @@ class VisionTransformer(Tower):
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.projection(self.pooled(images))
+        return features
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Before the projection, (B,D)."""
         x = self.patch_embedding(images).flatten(2).transpose(1, 2)
         if self.class_embedding is not None:
             x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1)
         x = self._through(self.norm_before(x + self.position))
-        pooled = self.norm(x[:, 0]) if self.class_embedding is not None else self.norm(x).mean(1)
-        features: Tensor = self.projection(pooled)
-        return features
+        pooled: Tensor = self.norm(x[:, 0]) if self.class_embedding is not None else self.norm(x).mean(1)
+        return pooled
 
 
 class TextTransformer(Tower):

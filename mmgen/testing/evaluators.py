@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -36,8 +37,11 @@ class Subject:
 def setting(needs: Needs) -> Setting:
     """What an evaluator is told first: a dataset of bars, of which the first half is judged."""
     samples = small_samples(2 * COUNT)
+    fitted = dataclasses.replace(needs, reconstructions=False, drawings=0, redrawings=0)
     return Setting(
         split=needs.split,
+        splits=("train", "val", needs.split),
+        evidence=lambda split: iter([evidence(fitted, slice(0, None), COUNT if split == "train" else 2 * COUNT)]),
         seed=1,
         codebook_size=CODES,
         all_images=torch.stack([sample["image"] for sample in samples]) if needs.all_pictures else None,
@@ -48,6 +52,7 @@ def setting(needs: Needs) -> Setting:
         templates=("a {colour} {name}",),
         encode_captions=caption_features,
         encode_images=indices_of,
+        image_features=features_of,
         logit_scale=20.0,
     )
 
@@ -57,10 +62,15 @@ def indices_of(images: Tensor) -> Tensor:
     return (adaptive_avg_pool2d(images, 4).mean(1) * 100).long() % CODES
 
 
-def evidence(needs: Needs, chunk: slice) -> Evidence:
-    """What an evaluator asked for and nothing else, of the pictures in a chunk."""
+def features_of(images: Tensor) -> Tensor:
+    """Pictures (B,3,H,W) to image_features (B,16): the colours of a few places."""
+    return torch.nn.functional.normalize(adaptive_avg_pool2d(images, 3).flatten(1)[:, :16], dim=-1)
+
+
+def evidence(needs: Needs, chunk: slice, first: int = 0) -> Evidence:
+    """What an evaluator asked for and nothing else, of the pictures in a chunk of those from `first` on."""
     source = torch.Generator().manual_seed(0)
-    samples = small_samples(COUNT)
+    samples = small_samples(first + COUNT)[first:]
     images = torch.stack([sample["image"] for sample in samples])
     features = caption_features([sample["caption"] for sample in samples])
     noise = torch.randn(features.shape, generator=source)
@@ -83,6 +93,8 @@ def evidence(needs: Needs, chunk: slice) -> Evidence:
     if needs.features:
         found.text_features = features[chunk]
         found.image_features = torch.nn.functional.normalize(features + 0.1 * noise, dim=-1)[chunk]
+    if needs.probe_features:
+        found.probe_features = features_of(images)[chunk]
     return found
 
 

@@ -18,7 +18,8 @@ PARTS = ("tokenizer", "generator", "encoder")
 PART_NAMES = {"tokenizer": "image tokenizer", "generator": "generator", "encoder": "encoder"}
 IN_WORDS = {"lr": "learning rate", "grad_norm": "gradient norm", "heldout": "held-out", "kmeans": "k-means"}
 IN_WORDS |= {f"r{cut}": f"R@{cut}" for cut in (1, 5, 10)}
-NOT_OF_CASES = ("codebook_usage", "stable_codes")  # shares of codes, not of pictures: they have no such interval
+# Shares of codes, and means over shares, not of pictures: they have no such interval.
+NOT_OF_CASES = ("codebook_usage", "stable_codes", "mean_per_class", "mean_corrupted")
 UPPER_CASE = {"psnr", "ssim", "fid", "ema", "kl", "bpe", "id", "clip", "vq"}
 
 

@@ -121,7 +121,7 @@ def test_what_a_dataset_lacks_makes_an_evaluator_step_aside_and_say_why(finished
 
     result = evaluate(finished, config, Bare(), tmp_path)
     aside = {name: found["stood_aside"] for name, found in result["findings"].items() if found["stood_aside"]}
-    assert aside == {"zero_shot": "the dataset declares no classes and templates"}
+    assert aside == {"zero_shot": "the dataset declares no templates"}
     assert result["findings"]["zero_shot"]["numbers"] == []
     assert {entry["split"] for entry in result["drawings"]} == {"val"}
 

@@ -1,0 +1,78 @@
+"""Captions made of templates: what a picture is classified among, and how.
+
+A template has places for attributes, such as "{name} with {tone} skin tone", or one place `{}`, which is that of
+whatever attribute is asked for.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+from mmgen.protocols import Setting
+
+
+def fields(template: str) -> set[str]:
+    """The attributes that a template names; `{}` is the name "".
+
+    Raises:
+        ValueError: its braces do not match.
+    """
+    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def fill(template: str, attributes: Mapping[str, str]) -> str:
+    """The caption; unlike `str.format` it can only put in attributes."""
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if field is None else attributes[field]) for text, field, _, _ in parts)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raises ValueError where there are none, one has no place, or one occurs twice."""
+    if not templates:
+        raise ValueError("templates is empty; null takes the dataset's")
+    for template in templates:
+        try:
+            named = fields(template)
+        except ValueError as error:
+            raise ValueError(f"the template {template!r} cannot be read: {error}") from error
+        if not named:
+            raise ValueError(f"the template {template!r} has no place for a label, {{}} or one named as an attribute")
+    if len(set(templates)) < len(templates):
+        raise ValueError("a template occurs twice")
+
+
+def templates_for(attribute: str, own: Mapping[str, str], templates: Sequence[str]) -> list[str]:
+    """Those that ask for an attribute and whose other places the picture's attributes fill, `{}` named."""
+    found = []
+    for template in templates:
+        named = fields(template)
+        if "" in named:
+            named = named - {""} | {attribute}
+        if attribute in named and named <= own.keys():
+            found.append(template)
+    return found
+
+
+def captions_of(
+    templates: Sequence[str], attribute: str, choices: Sequence[str], own: Mapping[str, str]
+) -> list[list[str]]:
+    """(templates, choices): each template with the attribute varied and the others as they are."""
+    return [[fill(t, {**own, attribute: choice, "": choice}) for choice in choices] for t in templates]
+
+
+def usable_classes(setting: Setting, wanted: Sequence[str] | None, most: int | None = None) -> dict[str, list[str]]:
+    """The attributes asked for, or by default all, that have two classes or more; and, unless named, no more than
+    `most`."""
+    found = {name: list(values) for name, values in setting.classes.items() if len(values) >= 2}
+    if wanted is not None:
+        return {name: found[name] for name in wanted if name in found}
+    return {name: values for name, values in found.items() if most is None or len(values) <= most}
+
+
+def why_not(setting: Setting, wanted: Sequence[str] | None) -> str:
+    """Why `usable_classes` are none."""
+    known = ", ".join(f"{name} ({len(values)})" for name, values in setting.classes.items())
+    if wanted is not None and (missing := [name for name in wanted if name not in setting.classes]):
+        return f"no picture has the attribute {missing[0]}; attributes with classes: {known or 'none'}"
+    return f"classifying needs two classes of an attribute, there are: {known or 'none'}"
