@@ -21,11 +21,15 @@ from typing import NoReturn
 
 from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
-COMMANDS = ("run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plugins")
+COMMANDS = (
+    "run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plan",
+    "plugins",
+)  # fmt: skip
 TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import", "data")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
+AS_STARTED = "--as-started"  # not a user's: `mmgen.commands.starting` hands a checked config to further processes
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
 
 
@@ -79,6 +83,10 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def _run(argv: list[str]) -> int:
     from mmgen.commands import help
 
+    if argv and argv[0] == AS_STARTED:
+        from mmgen.commands.launch import member
+
+        return member(argv[1])
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help.overview())
         return 0

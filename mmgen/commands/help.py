@@ -73,7 +73,12 @@ PAGES = {
     "classify": Page(
         "name what pictures show: existing files are pictures, the others labels",
         "PICTURE… LABEL… [KEY=VALUE]… [-- PICTURE or LABEL…]",
-        ('mmgen classify picture.png "a cat" "a dog" "a car"', "mmgen classify *.png labels=labels.txt"),
+        (
+            'mmgen classify picture.png "a cat" "a dog" "a car"',
+            "mmgen classify *.png labels=labels.txt html=page.html",
+            "mmgen classify picture.png prompts=cifar10",
+        ),
+        ("Packs of labels and templates: pip install mmgen-prompts. Labels of your own stand in for a pack's.",),
     ),
     "evaluate": Page(
         "judge a finished run again, with these evaluators; nothing is trained",
@@ -115,6 +120,16 @@ PAGES = {
             "Run again, it keeps what is whole and goes on. Started by torchrun, each process writes its own shards.",
             "Of task.* it reads augment, text_tokenizer and alternative_captions.",
         ),
+    ),
+    "plan": Page(
+        "what training would take: parameters, operations, memory of a GPU, days, dollars",
+        "generator=NAME nodes=N gpus=G [KEY=VALUE]…",
+        (
+            "mmgen plan generator=dalle_12b trainer=fsdp nodes=8 gpus=8",
+            "mmgen plan generator=dalle_12b nodes=[2,8,32] gpu=a100 measure=false out=plan.json",
+            "mmgen plan generator=dalle_base trainer=ddp task.batch_size=256 tokens=2e10",
+        ),
+        ("Nothing is trained, and no GPU is needed. Prices are yours to set: price=2.5",),
     ),
     "plugins": Page(
         "list installed components, show one's options, check whether it can be imported",

@@ -244,9 +244,12 @@ class CaptionCommand:
 @dataclass
 class ClassifyCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
+    prompts: str | None = _option(None, "labels and templates of a published benchmark: a pack's name, or a file")
     labels: str | None = _option(None, "a text file, one label a line, beside those on the command line")
-    templates: list[str] | None = _option(None, "captions with {} for the label; null: the label itself")
+    templates: list[str] | None = _option(None, "captions with {} for the label; null: the pack's, or the label itself")
+    cache: bool = _option(True, "keep the labels' features for the next time, in ~/.cache/mmgen")
     out: str | None = _option(None, "a JSON file for the shares; null: print only")
+    html: str | None = _option(None, "a page with the pictures and bars, one file")
 
 
 @dataclass
@@ -290,6 +293,27 @@ class DataCommand:
     device: str = _option("auto", "cpu, cuda:0 …; auto: this process's GPU, where there is one")
 
 
+@dataclass(kw_only=True)
+class PlanCommand:
+    generator: Any = _option(None)
+    trainer: TrainerConfig = _option(TrainerConfig, "its strategy, precision and tensor_parallel_size count")
+    task: TaskConfig
+    nodes: list[int] | int = _option(1, "machines; of a list, a line each")
+    gpus: int = _option(8, "in each machine", low=1)
+    micro_batch: int | None = _option(None, "pictures a GPU reads at once; null: as many as fit", low=1)
+    grid: tuple[int, int] = _option((32, 32), "of the image tokenizer")
+    codebook_size: int = _option(8192, "of the image tokenizer", low=2)
+    tokens: float = _option(563_609_600_000, "to train on; the paper's: 430,000 steps of 1,024 pictures", low=1)
+    gpu: Literal["v100", "a100", "h100", "h200"] = _option("h100", "sets the next three")
+    memory_gb: float | None = _option(None, "of a GPU", low=0)
+    peak_tflops: float | None = _option(None, "of a GPU, dense", low=0)
+    price: float | None = _option(None, "of a GPU for an hour, in dollars", low=0)
+    mfu: float = _option(0.4, "share of the peak that does the model's operations", low=0.001, high=1)
+    headroom: float = _option(0.15, "share of memory on top, for workspaces and fragments", low=0)
+    measure: bool = _option(True, "measure memory on fake tensors (minutes for billions); false: estimate it")
+    out: str | None = _option(None, "a JSON file for the plan; null: print only")
+
+
 COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "train": TrainCommand,
@@ -301,4 +325,5 @@ COMMANDS: dict[str, type] = {
     "export": ExportCommand,
     "import": ImportCommand,
     "data": DataCommand,
+    "plan": PlanCommand,
 }

@@ -76,7 +76,7 @@ def surprise(drawn: torch.Tensor, shares: dict[tuple[int, ...], float]) -> float
     return (sum((f - e) ** 2 / e for f, e in cells) - freedom) / math.sqrt(2 * freedom)
 
 
-DRAWS = 1_000
+DRAWS = 600
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ DRAWS = 1_000
     ids=str,
 )
 def test_pictures_come_as_often_as_they_should(options):
-    """1,000 pictures of seed 0, chi-square over the 81 possible. For d cells less one the statistic has mean d and
+    """600 pictures of seed 0, chi-square over the 81 possible. For d cells less one the statistic has mean d and
     deviation sqrt(2d); five deviations are allowed, which true draws exceed once in some hundred thousand seeds."""
     generator = small()
     text = generator.text_tokenizer.encode(["a red bar on the left"])

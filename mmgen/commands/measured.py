@@ -1,0 +1,79 @@
+"""Measurements of memory for `mmgen plan`, kept: one of 12 billion parameters takes a minute or two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mmgen.files import write_atomic
+from mmgen.runs.progress import Bar
+from mmgen.tasks.costs import Memory, Setting
+from mmgen.tasks.memory import measure
+
+WATCHED = ("models", "tasks")  # whose code decides what is measured
+
+
+class Plan(Protocol):
+    """What is planned."""
+
+    config: dict[str, Any]
+
+    def build(self, **changes: Any) -> Any: ...
+
+
+def measured(plan: Plan, setting: Setting) -> Memory:
+    """The measure of a setting, from where it was kept, or taken now.
+
+    Sparse attention is measured as full attention: on a GPU both keep queries, keys, values and results, and nothing
+    else, where a CPU's way to compute it keeps a table of probabilities.
+    """
+    config = {**plan.config["generator"]}
+    changes = {"layout": "full", "executor": "auto"} if "layout" in config else {}
+    asked = {
+        "generator": {**config, **changes},
+        "text": plan.config["task"]["text_tokenizer"],
+        "grid": plan.config["grid"],
+        "codebook_size": plan.config["codebook_size"],
+        "setting": asdict(setting),
+        "torch": torch.__version__,
+        "code": _code(),
+    }
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+    file = cache() / f"{name}.json"
+    kept = _read(file)
+    if kept is not None:
+        return kept
+    generator = plan.build(**changes)
+    steps = len(generator.blocks) * (2 if generator.gradient_checkpointing else 1)
+    with Bar(f"memory on {setting.ranks:,} GPUs", total=steps, unit="blocks") as bar:
+        memory = measure(generator, setting, lambda blocks: bar.advance(blocks, ""))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps({"memory": asdict(memory), **asked}, indent=1).encode())
+    return memory
+
+
+def cache() -> Path:
+    """Where measurements are kept: `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmgen" / "plan"
+
+
+def _read(file: Path) -> Memory | None:
+    try:
+        return Memory(**json.loads(file.read_text(encoding="utf-8"))["memory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there, or damaged: measured again
+
+
+def _code() -> str:
+    """The digest of the code that is measured."""
+    digest = hashlib.sha256()
+    for folder in WATCHED:
+        for file in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
