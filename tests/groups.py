@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,22 +25,28 @@ def command(*argv: str, **env: str) -> dict[str, Any]:
     return {"argv": argv, "env": env}
 
 
-def run_groups(work: Path, groups: list[Group], timeout: float = 240) -> list[list[list[int]]]:
+def run_groups(work: Path, groups: list[Group], timeout: float = 600) -> list[list[list[int]]]:
     """Runs the groups one after the other in a directory.
 
     Returns:
         The exit codes, by group, rank and command. What a process wrote lies in `group-0-rank-1.log` and so on.
     """
-    result = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, str(Path(__file__)), json.dumps(groups)],
         cwd=work,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+        start_new_session=True,
+    ) as worker:
+        try:
+            out, err = worker.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)  # and those that it has become
+    assert worker.returncode == 0, err
+    return json.loads(out)
 
 
 def said(work: Path, group: int, rank: int) -> str:

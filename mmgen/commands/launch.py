@@ -4,6 +4,7 @@ wrap or print what the function raises."""
 from __future__ import annotations
 
 import importlib
+import json
 import keyword
 import os
 import re
@@ -53,11 +54,11 @@ def launch(
         MmgenError: what the user can mend.
     """
     checked = composition.prepare(command, overrides, places(config_dir), multirun)
-    job = _Job(command, positionals, config_dir)
+    job = _Job(command, positionals)
     try:
         with _hydra(command, [*flags, *(["-m"] if multirun else []), *checked]):
             run = hydra.main(config_path=None, config_name=command, **composition.VERSION_BASE)
-            run(_sweep_job(command, positionals, swept(checked), config_dir) if multirun else job)()
+            run(_sweep_job(command, positionals, swept(checked)) if multirun else job)()
     except JobFailed:
         return FAILED_PARTS
     except (HydraException, OmegaConfBaseException) as error:  # of a launcher or a sweeper
@@ -83,9 +84,9 @@ def _hydra(command: str, arguments: list[str]) -> Iterator[None]:
 class _Job:
     """The one job of a command: what it raises is kept, since Hydra would comment on it."""
 
-    def __init__(self, command: str, positionals: list[str], config_dir: Path | None) -> None:
+    def __init__(self, command: str, positionals: list[str]) -> None:
         self.__name__, self.__module__ = command, __name__
-        self.command, self.positionals, self.config_dir = command, positionals, config_dir
+        self.command, self.positionals = command, positionals
         self.code = 0
         self.error: Exception | None = None
         self.config: dict[str, Any] = {}
@@ -93,7 +94,7 @@ class _Job:
     def __call__(self, cfg: DictConfig) -> None:
         try:
             self.config = composition.finish(self.command, cfg)
-            self.code = _call(self.command, self.config, self.positionals, self.config_dir)
+            self.code = _call(self.command, self.config, self.positionals)
         except Exception as error:
             self.error = error
 
@@ -105,17 +106,26 @@ class _Job:
         return told(self.error, self.config)
 
 
-def _call(command: str, config: dict[str, Any], positionals: list[str], config_dir: Path | None) -> int:
+def _call(command: str, config: dict[str, Any], positionals: list[str]) -> int:
     """Runs the command's function, here or in as many processes as its trainer wants."""
     if command in TRAINING and (count := starting.processes_wanted(config)):
-        overrides = list(HydraConfig.get().overrides.task)
-        return starting.start(count, starting.arguments(command, overrides, config, config_dir))
+        return starting.start(count, command, config)
     return function(command)(config, positionals) or 0
 
 
-def _sweep_job(
-    command: str, positionals: list[str], keys: set[str], config_dir: Path | None
-) -> Callable[[DictConfig], int]:
+def member(command: str) -> int:
+    """One of the processes that `starting.start` started; the config comes in on standard input."""
+    starting.die_with_parent()
+    config = json.load(sys.stdin)
+    try:
+        return function(command)(config, []) or 0
+    except MmgenError:
+        raise
+    except Exception as error:
+        return told(error, config)
+
+
+def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable[[DictConfig], int]:
     """A job of a sweep: it may run in another process, and has a run directory of its own.
 
     Args:
@@ -128,7 +138,7 @@ def _sweep_job(
             config = composition.finish(command, cfg)
             if isinstance(config.get("run"), dict) and "run.name" not in keys:
                 config["run"]["name"] += f"-{_job_name(keys)}"
-            code = _call(command, config, positionals, config_dir)
+            code = _call(command, config, positionals)
         except MmgenError as error:
             print(error.render(), file=sys.stderr)
             raise JobFailed(error.code) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +23,17 @@ from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import CheckpointError
+from mmgen.loading import load_part
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.runs.progress import Bar
 from mmgen.tasks.callbacks import ShowReconstructions
 from mmgen.tasks.codebook import WatchCodebook
-from mmgen.tasks.parallel import whole_state
+from mmgen.tasks.parallel import holds_plain_tensors, whole_state
 from mmgen.tasks.task import TASKS
-from mmgen.text_to_image import BATCH, load_part
 from mmgen.tracking.logger import RunLogger
+from mmgen.trio import BATCH
 
 SHOWN = 12  # pictures whose reconstruction is watched during training
 
@@ -104,7 +106,7 @@ class _Training:
         stage = self.stage
         torch.manual_seed(stage.seed)
         component, arguments, text_tokenizer = self._component(init_from)
-        if init_from is not None:
+        if init_from is not None and not any(parameter.is_meta for parameter in component.parameters()):
             load_weights(component, init_from, f"the {stage.kind}'s options as they were, or another init_from")
         task = TASKS[stage.kind](
             component,
@@ -173,7 +175,16 @@ class _Training:
                     self._training_captions(), **self.stage.task["text_tokenizer"]
                 )
             built["text_tokenizer"] = text_tokenizer
-        return registry.build(kind, self.stage.component, **built), arguments, text_tokenizer
+        return self._build(built), arguments, text_tokenizer
+
+    def _build(self, arguments: dict[str, Any]) -> Any:
+        """The component; without memory where its weights will come from rank 0 in pieces, if it can be built so."""
+        if self.stage.trainer["strategy"] == "fsdp" and not current().first:
+            with suppress(Exception), torch.device("meta"):
+                component = registry.build(self.stage.kind, self.stage.component, **arguments)
+                if not holds_plain_tensors(component):
+                    return component
+        return registry.build(self.stage.kind, self.stage.component, **arguments)
 
     def _training_captions(self) -> list[str]:
         assert isinstance(self.pictures, Pictures)

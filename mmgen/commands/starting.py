@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,8 @@ def locked(path: Path) -> Iterator[RunDirectory]:
         yield directory
 
 
-def start(count: int, arguments: Sequence[str]) -> int:
-    """Runs `mmgen ARGUMENTS` in `count` processes and waits for all of them.
+def start(count: int, command: str, config: Mapping[str, Any]) -> int:
+    """Runs a command in `count` processes, each with this very config, and waits for all of them.
 
     A signal is handed on to each. When one fails, the others get a moment, then they are killed: none waits for it
     forever, and none outlives this process.
@@ -125,24 +125,33 @@ def start(count: int, arguments: Sequence[str]) -> int:
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "mmgen"}
     shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    libc = ctypes.CDLL(None)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "mmgen.cli", *arguments],
+            [sys.executable, "-P", "-m", "mmgen.cli", "--as-started", command],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal reaches them once, through us
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) if hasattr(libc, "prctl") else None,
         )
         for rank in range(count)
     ]
     try:
         with _handed_on(processes):
+            for process in processes:
+                assert process.stdin is not None
+                with suppress(BrokenPipeError), process.stdin as pipe:  # one that has died is told of below
+                    pipe.write(json.dumps(config).encode())
             return _wait(processes)
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def die_with_parent() -> None:
+    """For a process that `start` started: it is killed when that one is (Linux)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
@@ -191,9 +200,3 @@ def _handed_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def arguments(command: str, overrides: Sequence[str], config: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """The command line of each process: that of this one, in the same run, whatever the clock says by then."""
-    place = ["--config-dir", str(config_dir)] if config_dir else []
-    return [command, *overrides, f"run.name={json.dumps(config['run']['name'])}", *place]

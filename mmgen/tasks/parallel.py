@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmgen.checkpoint.sharded import box, is_sharded, mesh_of, splits_of
 from mmgen.errors import ConfigError
+from mmgen.ranks import current
 
 COLUMNS, ROWS, NORMS = ("qkv", "up", "gate"), ("out", "down"), ("q_norm", "k_norm")
 FP32 = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # what autocast leaves in fp32
@@ -117,6 +118,38 @@ def parallelise(component: nn.Module, mesh: Any, *, mixed: bool = False) -> None
     for entrance in ENTRANCES:
         if hasattr(component, entrance):
             register_fsdp_forward_method(component, entrance)
+
+
+@torch.no_grad()
+def distribute(component: nn.Module, mesh: Any, device: torch.device, *, mixed: bool = False) -> None:
+    """Splits and shards a component in place, and fills it with rank 0's values, tensor by tensor.
+
+    The others' may lie on the meta device: so a machine needs the memory of one whole component, not of one for each of
+    its processes.
+
+    Args:
+        device: of this process, where its pieces will lie.
+        mixed: see `parallelise`.
+    """
+    values = _tensors(component) if current().first else {}
+    component.to("meta")
+    parallelise(component, mesh, mixed=mixed)
+    component.to_empty(device=device)
+    for name, target in _tensors(component).items():
+        value = values.pop(name).to(device) if values else torch.empty(target.shape, dtype=target.dtype, device=device)
+        if current().size > 1:
+            torch.distributed.broadcast(value, src=0)
+        local(target).copy_(piece_of(value, target))
+
+
+def holds_plain_tensors(component: nn.Module) -> bool:
+    """Whether it has tensors that are neither parameters nor buffers: `distribute` cannot fill them."""
+    return any(isinstance(value, Tensor) for module in component.modules() for value in vars(module).values())
+
+
+def _tensors(component: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also those that no state holds."""
+    return {name: tensor.detach() for name, tensor in [*component.named_parameters(), *component.named_buffers()]}
 
 
 def _split(component: nn.Module, mesh: Any) -> None:

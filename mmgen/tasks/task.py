@@ -26,8 +26,8 @@ class Task(pl.LightningModule):
     """Trains one component.
 
     Args:
-        component: an `nn.Module` with `training_loss` (see `mmgen.protocols.Trainable`). Where it will be sharded, it may
-            lie on the meta device on all ranks but 0.
+        component: an `nn.Module` with `training_loss` (see `mmgen.protocols.Trainable`). Where it will be sharded, it
+            may lie on the meta device on all ranks but 0.
         optimizer: name, lr, betas, eps, weight_decay.
         schedule: warmup_steps, final.
         ema_decay: of the weights' moving average, in [0,1).

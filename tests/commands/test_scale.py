@@ -15,8 +15,8 @@ import torch
 
 from mmgen.checkpoint.lightning import newest_valid
 from mmgen.checkpoint.parts import read_part
+from mmgen.loading import load_part
 from mmgen.runs.metrics import MetricsFile
-from mmgen.text_to_image import load_part
 from tests.groups import command, run_groups, said
 from tests.tiny import QUIET, RUN, mmgen, write_pictures
 
@@ -179,7 +179,7 @@ def more_groups() -> list:
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
     work = workplace(tmp_path_factory.mktemp("more"))
-    codes = run_groups(work, more_groups(), timeout=500)
+    codes = run_groups(work, more_groups())
     wrong = [code for group in codes for rank in group for code in rank if code]
     assert not wrong, "\n".join(path.read_text() for path in sorted(work.glob("group-*.log")))
     return work
@@ -248,6 +248,6 @@ def test_a_whole_run_by_two_processes(more):
     assert codes == [[[0], [0]]], said(more, 0, 0)
     whole = more / "runs" / "whole"
     assert json.loads((whole / "status.json").read_text())["state"] == "finished"
-    assert len(json.loads((whole / "evaluation.json").read_text())["findings"]) > 5
+    assert len(json.loads((whole / "evaluation.json").read_text())["findings"]) == 4
     for kind in ("tokenizer", "generator", "encoder"):
         assert [step for step, _ in rows(whole / kind)] == list(range(24))

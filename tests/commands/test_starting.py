@@ -7,7 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -136,27 +135,37 @@ def test_those_that_were_asked_to_stop_get_the_time_to_save(monkeypatch):
     assert (code, codes) == (143, [143, 143])
 
 
-def test_a_signal_is_handed_on_once_to_each():
-    catch = "import signal, time; signal.signal(15, lambda *_: exit(143)); print(end='', flush=True); time.sleep(20)"
-    processes = [python(catch) for _ in range(2)]
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+def test_a_signal_is_handed_on_once_to_each(tmp_path):
+    code = """
+import pathlib, signal, sys, time
+signal.signal(15, lambda *_: sys.exit(143))
+pathlib.Path({!r}).touch()
+time.sleep(20)
+"""
+    ready = [tmp_path / str(number) for number in range(2)]
+    processes = [python(code.format(str(path))) for path in ready]
+    while not all(path.exists() for path in ready):
+        time.sleep(0.01)
     before = signal.getsignal(signal.SIGTERM)
     with starting._handed_on(processes):
+        os.kill(os.getpid(), signal.SIGTERM)
         assert starting._wait(processes) == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert [process.wait() for process in processes] == [143, 143]
 
 
-def test_the_command_itself_is_started_as_often_as_wanted(capfd):
-    assert starting.start(2, ["--version"]) == 0
-    assert capfd.readouterr().out.count("mmgen ") == 2
-    assert starting.start(2, ["trian"]) == 2
+def test_every_process_gets_the_config_and_speaks_for_itself_when_it_fails(capfd, tmp_path, monkeypatch):
+    """`export` stands for a training here: it ends at once, saying what it looked for."""
+    monkeypatch.chdir(tmp_path)
+    config = {"run": "nowhere/${x}", "to": str(tmp_path / "out"), "tokenizer_from": None, "encoder_from": None}
+    assert starting.start(2, "export", config) == 5
+    assert capfd.readouterr().err.count("'nowhere/${x}' holds no finished run") == 2
 
 
 def test_errors_travel_between_processes():
     several = ConfigErrors([ConfigError("one", code="MMG-C01", where="a"), ConfigError("two", fix="b")])
     for error in (NonFiniteError("the loss", code="MMG-N01", where="step 3", why="x", fix="y"), several):
-        again = pickle.loads(pickle.dumps(error))
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
         assert type(again) is type(error)
         assert again.render() == error.render()
         assert again.exit_code == error.exit_code
