@@ -202,6 +202,7 @@ def files() -> dict[tuple[str, str], bytes]:
     good = archive(state(tensor()))
     huge = bytes(10_000_000)
     deflated = archive(state(tensor()), {"0": huge}, compression=zipfile.ZIP_DEFLATED)
+    small = zip_of({"a/data.pkl": state(tensor()), "a/data/1": huge}, {"a/data/0": bytes(16)})
     count = struct.pack("<q", 4)
     twice = io.BytesIO()
     with zipfile.ZipFile(twice, "w") as members:
@@ -212,6 +213,7 @@ def files() -> dict[tuple[str, str], bytes]:
     flipped[good.index(b"archive/data/0") + len("archive/data/0") + 3] ^= 1
     return {
         ("a zip bomb", "compressed"): deflated,
+        ("compressed, and no larger", "compressed"): small,
         ("two archives in one", "zip without one data.pkl"): twice.getvalue(),
         ("a zip of something else", "zip without one data.pkl"): zip_of({"photo.txt": b"x"}),
         ("a storage that is missing", "data/7 is missing"): archive(state(tensor(of=storage("7")))),
@@ -261,11 +263,13 @@ def files() -> dict[tuple[str, str], bytes]:
     }
 
 
-def zip_of(members: dict[str, bytes]) -> bytes:
+def zip_of(members: dict[str, bytes], compressed: dict[str, bytes] | None = None) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as written:
         for name, data in members.items():
             written.writestr(name, data)
+        for name, data in (compressed or {}).items():
+            written.writestr(name, data, zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
 
