@@ -215,7 +215,8 @@ class Encoder(Trainable, Protocol):
 
 
 class Sampler(Protocol):
-    """Draws image tokens from a generator."""
+    """Draws image tokens from a generator. It may have a method `summary() -> str`: a line about what its draws cost so
+    far, which `mmgen sample` prints."""
 
     def draw(
         self,

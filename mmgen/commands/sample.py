@@ -37,4 +37,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     out = fresh_directory(config["out"], "samples", positionals[0])
     save(made, out, model, source, count)
     tell(made, out, count)
+    summary = getattr(model.sampler, "summary", None)
+    if summary is not None:
+        print(summary())
     return 0

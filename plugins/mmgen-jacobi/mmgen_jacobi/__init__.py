@@ -65,7 +65,7 @@ class Jacobi:
             `coupled` turns them into draws of the new belief, too (arXiv 2510.24211), so that most stay as they are.
 
     Attributes:
-        passes: what the last `draw` cost (`Passes`).
+        passes: what its draws have cost so far (`Passes`).
 
     Raises:
         ValueError: an argument out of its range.
@@ -102,6 +102,10 @@ class Jacobi:
         """Whether the empty caption is read beside each caption."""
         return self.guidance_scale != 1
 
+    def summary(self) -> str:
+        """A line about the passes that its draws have cost so far."""
+        return str(self.passes)
+
     def draw(
         self,
         generator: Generator,
@@ -123,7 +127,8 @@ class Jacobi:
         tokens = kept_tokens[:, None].repeat(1, num_images, 1)
         free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
         pictures = len(text_tokens) * num_images
-        self.passes = Passes(pictures, 0, pictures * max(len(free) - 1, 0))
+        self.passes.pictures += pictures
+        self.passes.one_by_one += pictures * max(len(free) - 1, 0)
         # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
         with torch.no_grad(), _evaluating(generator):
             for text, row in zip(text_tokens, tokens, strict=True):

@@ -227,7 +227,9 @@ def test_it_counts_the_passes_it_makes(transformer, drafts, guidance_scale):
     assert (sampler.passes.pictures, sampler.passes.made) == (6, len(counting.steps))
     assert sampler.passes.one_by_one == 6 * 19
     assert len(counting.steps) < 6 * 19
-    assert str(sampler.passes).endswith("one token at a time takes 19.0")
+    assert sampler.summary().endswith("one token at a time takes 19.0")
+    sampler.draw(counting, text, num_images=1, seed=0)
+    assert (sampler.passes.pictures, sampler.passes.made) == (8, len(counting.steps))
 
 
 def test_a_window_of_one_draws_one_token_a_pass(transformer):
