@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmgen.models import attention
 from mmgen.models.attention import attend, attend_cached
-from mmgen.models.patterns import is_causal, step_keys, tiles
+from mmgen.models.patterns import Table, is_causal, step_keys, tiles
 from mmgen.stream import Mask, TokenStream
 from tests.models.masks import table
 
@@ -150,6 +150,9 @@ def test_flexattention_without_a_gpu_is_refused():
 
 
 def test_a_table_made_in_inference_can_be_trained_with():
+    with torch.inference_mode():
+        made = Table(np.tri(3, dtype=bool)).like(torch.zeros(1))
+    assert not made.is_inference()
     mask = TokenStream(7, (3, 3)).mask("column")  # of no other test: nothing is remembered yet
     for executor in ("dense", "blocked"):
         with torch.inference_mode():

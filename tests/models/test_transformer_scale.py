@@ -15,7 +15,17 @@ from mmgen import registry
 from mmgen.commands import composition, places
 from mmgen.errors import ConfigError
 from mmgen.models.transformer import Transformer
-from tests.models.test_transformer_options import CODES, IMAGE, LLAMA, SPARSE, TEXT, batch_of, make, tokens
+from tests.models.test_transformer_options import (
+    CODES,
+    IMAGE,
+    LLAMA,
+    SPARSE,
+    TEXT,
+    angles_by_hand,
+    batch_of,
+    make,
+    tokens,
+)
 from tests.models.words import Words
 
 CAPTIONS = ["3 1", "5 9 2 6"]
@@ -108,6 +118,18 @@ def test_a_captioner_trains_on_language_alone_too(options):
     changed[:, 2] = (changed[:, 2] + 1) % 10
     felt = (model.forward_text(changed) != logits).flatten(2).any(2).any(0)
     assert felt.tolist() == [False, False, True, True]
+
+
+@torch.no_grad()
+def test_language_alone_stands_where_captions_stand():
+    model = make(order="image_first", **{**SPARSE, **LLAMA})
+    given = []
+    model.blocks[0].register_forward_pre_hook(lambda block, arguments: given.append(arguments))
+    model.forward_text(model.text_tokenizer.encode(CAPTIONS))
+    ((_, (cos, _), _, first),) = given
+    assert first == IMAGE
+    expected = torch.tensor(angles_by_hand("image_first"))[IMAGE:-1].cos()
+    torch.testing.assert_close(cos, expected, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
