@@ -3,60 +3,81 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from mmgen.commands.classes import EXAMPLE, Classes, asked_classes, class_features
 from mmgen.commands.source import open_model, pictures_among, refuse_in_use
-from mmgen.errors import ConfigError, DataError, quoted
+from mmgen.errors import ConfigError, quoted
 from mmgen.files import write_atomic
 from mmgen.images import decode
+from mmgen.tracking.classified import classified_page
+
+SHOWN = 20  # labels of a picture that are printed
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Existing files are pictures, the other positionals are labels."""
-    example = 'mmgen classify picture.png "a cat" "a dog"'
-    pictures, words = pictures_among(positionals, "classify", example)
-    labels = words + _labels_in(config["labels"])
-    if len(labels) < 2:
-        raise ConfigError(
-            f"classifying needs at least two labels, there are {len(labels)}",
-            code="MMG-C13",
-            where="command line",
-            fix=example,
-        )
-    refuse_in_use(config["out"])
-    model, _ = open_model(config, "encoder")
+    pictures, words = pictures_among(positionals, "classify", EXAMPLE)
+    classes = asked_classes(config, words)
+    _refuse_unwritable(config)
+    model, source = open_model(config, "encoder")
     size = model.part("encoder").image_size
-    results = []
-    for picture in pictures:
-        shares = model.classify(decode(picture, size=size), labels, config["templates"] or ("{}",))
-        results.append({"picture": picture, "shares": shares})
+    features = class_features(model, classes, cache=config["cache"])
+    labels = list(classes.labels)
+    found = [(picture, model.shares(decode(picture, size=size), labels, features)) for picture in pictures]
+    for picture, shares in found:
         _print(picture, shares)
+    about = _about(config, classes, str(source), model.fingerprints["encoder"])
     if config["out"]:
-        write_atomic(Path(config["out"]), json.dumps(results, indent=1, ensure_ascii=False).encode())
+        record = [{"picture": picture, "shares": shares, **about} for picture, shares in found]
+        write_atomic(Path(config["out"]), json.dumps(record, indent=1, ensure_ascii=False))
+    if config["html"]:
+        page = classified_page(found, **about, source=classes.source)
+        write_atomic(Path(config["html"]), page.encode("utf-8", "replace"))
+        print(f"page: {config['html']}")
     return 0
 
 
-def _labels_in(file: str | None) -> list[str]:
-    if file is None:
-        return []
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the labels {quoted(file)} cannot be read", code="MMG-D20", why=str(error)[:120], fix="labels=labels.txt"
-        ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _about(config: dict[str, Any], classes: Classes, run: str, encoder: str) -> dict[str, Any]:
+    """What the shares depend on, beside the picture and the labels."""
+    return {"run": run, "encoder": encoder, "prompts": config["prompts"], "templates": list(classes.templates)}
+
+
+def _refuse_unwritable(config: dict[str, Any]) -> None:
+    """Raises ConfigError where `out` or `html` names what is there already, or what nobody could write."""
+    for key in ("out", "html"):
+        refuse_in_use(config[key], key)
+        if config[key] is not None and not os.access(Path(config[key]).absolute().parent, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{quoted(config[key])} cannot be written",
+                code="MMG-C22",
+                where=key,
+                why="there is no such directory, or it is not writable",
+                fix=f"mkdir -p {str(Path(config[key]).parent)!r}",
+            )
+    if config["out"] is not None and config["out"] == config["html"]:
+        raise ConfigError("out and html name one file", code="MMG-C22", where="html", fix=f"html={config['out']}.html")
 
 
 def _print(picture: str, shares: dict[str, float]) -> None:
-    table = Table(title=picture, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(picture), title_justify="left", box=None, pad_edge=False)
     table.add_column("label")
     table.add_column("share", justify="right")
     table.add_column("")
-    for label, share in list(shares.items())[:20]:
-        table.add_row(label, f"{share:.1%}", "█" * round(30 * share))
+    for label, share in list(shares.items())[:SHOWN]:
+        table.add_row(_shown(label), f"{share:.1%}", "█" * round(30 * share))
     Console().print(table)
+    if len(shares) > SHOWN:
+        rest = sum(list(shares.values())[SHOWN:])
+        print(f"and {len(shares) - SHOWN:,} more labels with {rest:.1%} together")
+
+
+def _shown(label: str) -> Text:
+    """A label as a terminal may have it: no markup, nothing that moves the cursor."""
+    return Text("".join(c if c.isprintable() else " " for c in label[:200]))

@@ -6,13 +6,13 @@ the user's `--config-dir`. No plugin's code is imported to list any of them, and
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from mmgen import registry
+from mmgen.packages import directory_of
 
 YOURS = "--config-dir"
 
@@ -29,7 +29,7 @@ def places(config_dir: Path | None = None) -> list[Place]:
     """Every directory of YAML: mmgen's, each plugin's, the user's."""
     found = [ours()]
     for entry in sorted(entry_points(group="mmgen.configs"), key=lambda e: (e.dist.name if e.dist else "", e.name)):
-        directory = _directory(entry.value)
+        directory = directory_of(entry.value)  # one that cannot be found misses its own presets only
         if directory is not None and all(place.directory != directory for place in found):
             found.append(Place(entry.dist.name if entry.dist else entry.value, directory))
     return [*found, Place(YOURS, config_dir.resolve())] if config_dir else found
@@ -37,27 +37,9 @@ def places(config_dir: Path | None = None) -> list[Place]:
 
 def ours() -> Place:
     """The YAML that mmgen ships."""
-    directory = _directory("mmgen.conf")
+    directory = directory_of("mmgen.conf")
     assert directory is not None, "mmgen.conf is missing from the installation"
     return Place(registry.OURS, directory)
-
-
-def _directory(package: str) -> Path | None:
-    """Where a package of YAML lies. The plugin is not imported, unless its packages are mapped to odd directories; one
-    that cannot be found is passed over, as only its own presets miss it."""
-    top, *rest = package.split(".")
-    try:
-        if top != "mmgen":
-            spec = importlib.util.find_spec(top)
-            for location in (spec.submodule_search_locations or []) if spec else []:
-                if Path(location, *rest).is_dir():
-                    return Path(location, *rest).resolve()
-        spec = importlib.util.find_spec(package)
-        return Path(next(iter(spec.submodule_search_locations or []))).resolve() if spec else None
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # importing a stranger's package may raise anything
-        return None
 
 
 def presets(group: str, where: list[Place]) -> Iterator[tuple[str, Path]]:

@@ -72,8 +72,8 @@ def _has(run: RunDirectory, kind: str) -> bool:
         return False
 
 
-def refuse_in_use(out: str | None) -> None:
-    """Raises ConfigError where `out` is a file, or a directory that holds something: neither is overwritten."""
+def refuse_in_use(out: str | None, key: str = "out") -> None:
+    """Raises ConfigError where `out`, the value of `key`, is a file, or a directory that holds something."""
     path = Path(out) if out is not None else None
     if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         number = 2
@@ -82,9 +82,9 @@ def refuse_in_use(out: str | None) -> None:
         raise ConfigError(
             f"{quoted(out)} is in use" + ("" if path.is_file() else ": it holds files already"),
             code="MMG-C22",
-            where="out",
+            where=key,
             why="nothing is overwritten",
-            fix=f"out={free}",
+            fix=f"{key}={free}",
         )
 
 

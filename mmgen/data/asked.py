@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import ConfigError, quoted
+
+MAX_LABELS = 100_000
+MAX_TEMPLATES = 1_000
 
 
 def check_caption(caption: str, text_tokenizer: AnyTextTokenizer) -> None:
@@ -29,12 +32,50 @@ def check_counts(count: int, keep: int | None, what: str = "images") -> None:
         )
 
 
-def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ConfigError for no labels, an empty or a repeated one, and for a template without one place `{}`."""
-    twice = {label for label in labels if labels.count(label) > 1}
-    if not labels or twice or any(not label.strip() for label in labels):
-        problem = f"the label {quoted(min(twice), 40)} is given twice" if twice else "a label is missing or empty"
-        raise ConfigError(problem, code="MMG-C13", where="labels", fix='mmgen classify picture.png "a cat" "a dog"')
+def check_labels(labels: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Each label with the names that it goes by: itself, unless a mapping gives others.
+
+    Raises:
+        ConfigError: no labels or more than `MAX_LABELS`, an empty one, one given twice.
+    """
+    if len(labels) > MAX_LABELS:
+        raise too_many_labels(f"{len(labels):,}")
+    found: dict[str, tuple[str, ...]] = {}
+    for label in labels:
+        if label in found:
+            raise _no_labels(f"the label {quoted(label, 40)} is given twice")
+        found[label] = tuple(labels[label]) if isinstance(labels, Mapping) else (label,)
+        if not label.strip() or not found[label] or any(not name.strip() for name in found[label]):
+            raise _no_labels("a label is missing or empty")
+    if not found:
+        raise _no_labels("a label is missing or empty")
+    return found
+
+
+def too_many_labels(count: str) -> ConfigError:
+    """The error of more labels than one question may have."""
+    return ConfigError(
+        f"there are {count} labels, at most {MAX_LABELS:,} can be told apart at once",
+        code="MMG-C13",
+        where="labels",
+        why="each is encoded, and has a row in memory and in the result",
+        fix="classify into groups first, then into the labels of the best group",
+    )
+
+
+def _no_labels(problem: str) -> ConfigError:
+    return ConfigError(problem, code="MMG-C13", where="labels", fix='mmgen classify picture.png "a cat" "a dog"')
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raises ConfigError for no templates or more than `MAX_TEMPLATES`, and for one without one place `{}`."""
+    if not 1 <= len(templates) <= MAX_TEMPLATES:
+        raise ConfigError(
+            f"there are {len(templates):,} templates, from 1 to {MAX_TEMPLATES:,} make sense",
+            code="MMG-C14",
+            where="templates",
+            fix="templates=['a picture of {}']",
+        )
     for template in templates:
         if template.count("{}") != 1:
             raise ConfigError(

@@ -1,0 +1,124 @@
+"""What pictures are classified into: labels and templates as they were asked for, and their features, kept for the next
+time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mmgen.checkpoint.kept import cache_directory, digest_of, keep, read_kept
+from mmgen.data.asked import MAX_LABELS, check_labels, check_templates, too_many_labels
+from mmgen.data.prompts import read_prompts
+from mmgen.errors import CheckpointError, ConfigError, DataError, quoted
+from mmgen.runs.progress import Bar
+from mmgen.trio import Trio
+
+RECIPE = 1  # of class features; another number forgets all that was kept
+MANY = 1_000  # captions from which on a bar is shown, and what was kept is told
+MAX_LABEL_FILE = 64 << 20
+EXAMPLE = 'mmgen classify picture.png "a cat" "a dog"'
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Labels with the names of each, templates, and where they were published, if they were."""
+
+    labels: dict[str, tuple[str, ...]]
+    templates: tuple[str, ...]
+    source: str = ""
+
+    @property
+    def captions(self) -> int:
+        """How many are encoded."""
+        return sum(map(len, self.labels.values())) * len(self.templates)
+
+
+def asked_classes(config: Mapping[str, Any], words: Sequence[str]) -> Classes:
+    """The classes that a command's `prompts`, `labels` and `templates` ask for; labels and templates of the user's own
+    stand in for the pack's.
+
+    Args:
+        words: labels from the command line.
+
+    Raises:
+        ConfigError: fewer than two labels or too many, an empty or a repeated one, a template without a place.
+        DataError: a file cannot be read.
+        PluginError: a pack's name is claimed twice.
+    """
+    pack = read_prompts(config["prompts"]) if config["prompts"] is not None else None
+    own = [*words, *_labels_in(config["labels"])]
+    labels = pack.labels if pack and not own else check_labels(own) if own else {}
+    if len(labels) < 2:
+        raise ConfigError(
+            f"classifying needs at least two labels, there are {len(labels)}",
+            code="MMG-C13",
+            where="command line",
+            fix=EXAMPLE,
+        )
+    templates = config["templates"] or (pack.templates if pack else ("{}",))
+    check_templates(templates)
+    return Classes(labels, tuple(templates), pack.source if pack else "")
+
+
+def _labels_in(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_LABEL_FILE + 1)
+        if len(data) > MAX_LABEL_FILE:
+            raise too_many_labels(f"more than {MAX_LABEL_FILE >> 20} MiB of")
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the labels {quoted(file)} cannot be read", code="MMG-D20", why=str(error)[:120], fix="labels=labels.txt"
+        ) from error
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(found) > MAX_LABELS:
+        raise too_many_labels(f"{len(found):,}")
+    return found
+
+
+def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tensor:
+    """The features (L,D) of the classes' captions, as `Trio.class_features` has them, with a bar where they are many.
+
+    Args:
+        cache: whether they are kept for the next time, under `cache_directory()`. What was kept and is damaged is
+            computed anew, and said so; a directory that cannot be written is no error.
+
+    Raises:
+        ConfigError: a label is longer than the encoder reads.
+    """
+    encoder = model.fingerprints.get("encoder")
+    if not cache or not encoder:
+        return _encoded(model, classes)
+    digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates)
+    path = cache_directory() / "classes" / f"{digest}.safetensors"
+    try:
+        kept = read_kept(path, len(classes.labels))
+    except CheckpointError as error:
+        print(f"{error.what} ({error.why}): the class features are computed anew", file=sys.stderr)
+        kept = None
+    if kept is not None:
+        return kept
+    features = _encoded(model, classes).cpu().float()
+    try:
+        keep(path, features)
+    except (CheckpointError, OSError) as error:
+        why = error.why if isinstance(error, CheckpointError) else error
+        print(f"the class features cannot be kept in {path.parent}: {why}", file=sys.stderr)
+    else:
+        if classes.captions >= MANY:
+            print(f"the class features are kept in {path}", file=sys.stderr)
+    return features
+
+
+def _encoded(model: Trio, classes: Classes) -> Tensor:
+    if classes.captions < MANY:
+        return model.class_features(classes.labels, classes.templates)
+    with Bar("encoding", total=classes.captions, unit="captions") as bar:
+        return model.class_features(classes.labels, classes.templates, progress=lambda count: bar.advance(count, ""))
