@@ -17,16 +17,13 @@ from mmgen.data.asked import check_caption, check_counts
 from mmgen.drawings import Captions, Drawings, Redrawing
 from mmgen.errors import CheckpointError
 from mmgen.images import picture_size
-from mmgen.loading import AUTOREGRESSIVE, PARTS, load_part, read_parts, recorded_sampler
+from mmgen.loading import AUTOREGRESSIVE, load_part, read_parts, recorded_sampler
 from mmgen.protocols import Encoder, Generator, Sampler, Tokenizer
 from mmgen.samplers.captions import write_captions
 from mmgen.samplers.choice import Choice
 from mmgen.samplers.region import Region, Unit
-from mmgen.trio import BATCH, Trio, in_batches
-
-__all__ = [
-    "BATCH", "PARTS", "Drawings", "Redrawing", "TextToImage", "load_part", "open_trio", "read_parts", "recorded_sampler"
-]  # fmt: skip
+from mmgen.stream import Order
+from mmgen.trio import Trio, in_batches
 
 HELD_BYTES = 1 << 28  # of decoded drawings that wait to be ranked
 
@@ -60,8 +57,12 @@ class TextToImage(Trio):
         self.sampler_config = registry.complete("sampler", sampler or AUTOREGRESSIVE, trusted=trusted)
         self.sampler: Sampler = registry.build("sampler", self.sampler_config, trusted=trusted)
 
-    def _ordered(self, order: str) -> Any:
-        """The generator, whose stream has to have the text or the picture first."""
+    def generator_of(self, order: Order) -> Any:
+        """The generator, whose stream has to have the text or the picture first.
+
+        Raises:
+            CheckpointError: MMG-K10, it has the other one first; MMG-K05, there is none.
+        """
         generator = self.part("generator")
         found = getattr(generator.stream, "order", "text_first")
         if found != order:
@@ -152,7 +153,7 @@ class TextToImage(Trio):
         """`generate`, or `redraw`, for many captions at once, which share batches. `progress` counts finished pictures;
         with `cut`, a caption that is too long is cut, as it is in training."""
         check_counts(num_images, keep)
-        generator, tokenizer = self._ordered("text_first"), self.part("tokenizer")
+        generator, tokenizer = self.generator_of("text_first"), self.part("tokenizer")
         for owner in () if cut else (generator, *([self.part("encoder")] if self.ranks else [])):
             for caption in captions:
                 check_caption(caption, owner.text_tokenizer)
@@ -245,7 +246,7 @@ class TextToImage(Trio):
     ) -> list[Captions]:
         """`caption` for many pictures (P,3,H,W) of the image tokenizer's size. `progress` counts written captions."""
         check_counts(num_captions, keep, "captions")
-        generator = self._ordered("image_first")
+        generator = self.generator_of("image_first")
         image_tokens = in_batches(self.part("tokenizer").encode, images, self.batch).flatten(1)
         written = write_captions(
             generator, image_tokens, num_captions=num_captions, seed=seed, choice=choice, progress=progress

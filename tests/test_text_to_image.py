@@ -13,7 +13,9 @@ import mmgen
 from mmgen.checkpoint.exports import write_export
 from mmgen.errors import CheckpointError, ConfigError, DataError, PluginError
 from mmgen.images import decode, save_png
-from mmgen.text_to_image import BATCH, TextToImage, read_parts, recorded_sampler
+from mmgen.loading import read_parts, recorded_sampler
+from mmgen.text_to_image import TextToImage
+from mmgen.trio import BATCH
 from tests.tiny import edit
 
 CAPTION = "a red bar"

@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 import mmgen
+from mmgen.drawings import Drawings
 from mmgen.files import write_atomic
 from mmgen.images import save_png, sheet
 from mmgen.options import written
-from mmgen.text_to_image import Drawings, TextToImage
+from mmgen.text_to_image import TextToImage
 
 
 @dataclass

@@ -36,6 +36,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     corner, mask = _asked(config)
     refuse_in_use(config["out"])
     model, source = open_model(config, "tokenizer", "generator")
+    model.generator_of("text_first")  # before anything else is missed
     regions = {picture: model.region(picture, corner, mask, config["unit"]) for picture in pictures}
     images = {picture: model.picture(picture) for picture in pictures}
     again = words("redraw", config, AGAIN, model)

@@ -24,9 +24,10 @@ from mmgen.commands.starting import locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json, write_json
+from mmgen.loading import PARTS
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.text_to_image import PARTS, open_trio
+from mmgen.text_to_image import open_trio
 from mmgen.tracking.report import summary, write_report
 
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]

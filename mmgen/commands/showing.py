@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mmgen.commands.drawn import Made, text_of, words
 from mmgen.data.pictures import Pictures, split_names
+from mmgen.drawings import Drawings
 from mmgen.images import grid, save_png, sheet
-from mmgen.text_to_image import Drawings, TextToImage
+from mmgen.text_to_image import TextToImage
 
 CHOICES = 8  # captions that a classified picture is put among
 SHOWN = 24  # reconstructions

@@ -12,9 +12,9 @@ from mmgen.commands.preflight import check_new, check_stages, check_tokens, read
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.commands.starting import locked, meet
 from mmgen.data.module import Samples
-from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.errors import ConfigError
+from mmgen.loading import part_of, read_parts
 from mmgen.runs.directory import finished_runs
-from mmgen.text_to_image import read_parts
 from mmgen.tracking.report import write_report
 
 
@@ -49,7 +49,7 @@ def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | Non
     """The image tokenizer, the part to start from and the data, checked against each other and the config."""
     kind = stage.kind
     tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"])) if kind == "generator" else None
-    init_from = _part(config["init_from"], kind, "init_from") if config["init_from"] else None
+    init_from = part_of(config["init_from"], kind, "init_from") if config["init_from"] else None
     if init_from is not None:
         stage.init_from = init_from.fingerprint
         check_requires({kind: init_from, **({"tokenizer": tokenizer} if tokenizer else {})})
@@ -62,7 +62,7 @@ def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | Non
 def _image_tokenizer(source: str | None, runs: Path) -> Part:
     """The one asked for, or that of the newest finished run that has one."""
     if source is not None:
-        return _part(source, "tokenizer", "tokenizer_from")
+        return part_of(source, "tokenizer", "tokenizer_from")
     for run in finished_runs(runs):
         parts = read_parts(run.path, trusted=True)
         if "tokenizer" in parts:
@@ -72,17 +72,4 @@ def _image_tokenizer(source: str | None, runs: Path) -> Part:
         code="MMG-C20",
         where="tokenizer_from",
         fix="mmgen train task=tokenizer dataset=…, then tokenizer_from=RUN",
-    )
-
-
-def _part(source: str, kind: str, key: str) -> Part:
-    """The part of a kind that a run or an export holds."""
-    parts = read_parts(source)
-    if kind in parts:
-        return parts[kind]
-    raise CheckpointError(
-        f"{quoted(source)} holds no {kind}, only {', '.join(parts)}",
-        code="MMG-K05",
-        where=key,
-        fix=f"{key}=RUN, a run or export with a trained {kind}",
     )
