@@ -239,5 +239,3 @@ def _ranks(scores: Tensor, truth: Tensor) -> Tensor:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-

@@ -124,8 +124,8 @@ class Clip(nn.Module):
         return F.normalize(self.image(self._normalised(images)), dim=-1)
 
     def probe_features(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1] to what a linear probe reads (CLIP, appendix A.3): of a vision transformer the features (B,D)
-        before the projection, of a residual network those of its attention pool (B,E)."""
+        """(B,3,H,W) in [0,1] to what a linear probe reads (CLIP, appendix A.3): of a vision transformer (B,D)
+        before the projection, of a residual network its attention pool's output (B,E)."""
         images = self._normalised(images)
         return self.image.pooled(images) if isinstance(self.image, VisionTransformer) else self.image(images)
 
