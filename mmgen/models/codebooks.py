@@ -12,6 +12,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +40,8 @@ class Codebook(nn.Module):
     """K code vectors that follow the features assigned to them; no gradient reaches it.
 
     By moving averages (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1); codes that go unused are put back to
-    work on features of the batch, as in Jukebox (arXiv 2005.00341, section 3.2).
+    work on features of the batch, as in Jukebox (arXiv 2005.00341, section 3.2). Where several processes train, the
+    averages follow the features of all of them, and the codes put back to work are those that the first one draws.
 
     Args:
         size: K.
@@ -93,6 +95,9 @@ class Codebook(nn.Module):
             indices = self.nearest(features)
         counts = torch.bincount(indices, minlength=len(self.codes)).to(features.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, indices, features)
+        if _several():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         self.codes.copy_(self.sums / self.counts.clamp_min(1e-5)[:, None])
@@ -108,6 +113,13 @@ class Codebook(nn.Module):
         self.counts[rows] = max(1.0, 2 * self.revive_below)
         self.sums[rows] = chosen * self.counts[rows, None]
         self.codes[rows] = chosen
+        if _several():  # all have counted alike, and come here together
+            for table in (self.codes, self.sums, self.counts):
+                dist.broadcast(table, src=0)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class StraightThroughCodebook(nn.Module):

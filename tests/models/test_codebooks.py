@@ -99,3 +99,36 @@ def test_outside_training_the_choice_is_the_assigned_one(codebook):
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(indices, codebook.assign(features()))
     torch.testing.assert_close(passed, codebook.codes[indices].permute(0, 3, 1, 2))
+
+
+def test_the_averages_follow_the_features_of_all_processes(monkeypatch):
+    """Two processes with half a batch each end with the codes of one with all of it; no process is started for it, the
+    other half's counts and sums are added where they would arrive."""
+    features = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    whole, half = (Codebook(5, 3, 0.9, 0.0) for _ in range(2))
+    for book in (whole, half):
+        book.codes.copy_(features[:5])
+        book.started.fill_(True)
+    whole.follow(features, whole.nearest(features))
+    theirs = half.nearest(features[20:])
+    arriving = [
+        torch.bincount(theirs, minlength=5).float(),
+        torch.zeros(5, 3).index_add_(0, theirs, features[20:]),
+    ]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(arriving.pop(0)))
+    half.follow(features[:20], half.nearest(features[:20]))
+    assert torch.allclose(half.codes, whole.codes, atol=1e-6)
+    assert torch.equal(half.counts, whole.counts)
+
+
+def test_codes_are_put_back_to_work_by_one_process_for_all(monkeypatch):
+    """What the first process drew arrives at the others, and nothing else."""
+    book = Codebook(4, 2, 0.9, 0.0)
+    drawn = [torch.full((4, 2), 7.0), torch.full((4, 2), 8.0), torch.full((4,), 9.0)]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: tensor.copy_(drawn.pop(0)))
+    book._restart(torch.tensor([True, False, False, True]), torch.randn(6, 2))
+    assert [float(table.mean()) for table in (book.codes, book.sums, book.counts)] == [7.0, 8.0, 9.0]
