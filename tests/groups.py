@@ -1,7 +1,7 @@
 """Commands by several processes, for tests: one process imports mmgen and becomes as many as a group has.
 
-Each group is given a list of steps, which its processes do one after the other, all alike: {"argv": [...], "env": {...}}
-is a command line, {"copy": [from, to]} copies a directory. Starting the command for each would import it a dozen times.
+Each group is given a list of steps, which its processes do one after the other, all alike: {"argv": […], "env": {…}} is
+a command line, {"copy": [from, to]} copies a directory. Starting the command for each would import it a dozen times.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -105,10 +107,10 @@ def test_the_averages_follow_the_features_of_all_processes(monkeypatch):
     """Two processes with half a batch each end with the codes of one with all of it; no process is started for it, the
     other half's counts and sums are added where they would arrive."""
     features = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    whole, half = (Codebook(5, 3, 0.9, 0.0) for _ in range(2))
-    for book in (whole, half):
-        book.codes.copy_(features[:5])
-        book.started.fill_(True)
+    whole = Codebook(5, 3, 0.9, 0.0)
+    whole.codes.copy_(features[:5])
+    whole.started.fill_(True)
+    half = copy.deepcopy(whole)
     whole.follow(features, whole.nearest(features))
     theirs = half.nearest(features[20:])
     arriving = [
