@@ -196,10 +196,11 @@ class Encoder(Trainable, Protocol):
     """The contrastive encoder. Built with `text_tokenizer`, `image_size`. It may also have
 
     - `image_size`: int, what pictures are resized to.
-    - `probe_features(images)`: (B,3,H,W) to (B,F), what a linear probe reads in place of image_features; in `Clip`, those
-      before the projection.
-    - `pretrained`: True where building it gives it its weights (with `text_tokenizer=None`). `mmgen evaluate encoder=NAME`
-      then judges it without a run, and it may read pictures only: no text_tokenizer, logit_scale and encode_text.
+    - `probe_features(images)`: (B,3,H,W) to (B,F), what a linear probe reads in place of image_features; in `Clip`,
+      those before the projection.
+    - `pretrained`: True where building it gives it its weights (with `text_tokenizer=None`); an attribute of the class.
+      `mmgen evaluate encoder=NAME` judges it without a run, and it may read pictures only: no `text_tokenizer`,
+      `logit_scale` and `encode_text`.
     """
 
     text_tokenizer: TextTokenizer

@@ -1,4 +1,7 @@
-"""`mmgen evaluate run=RUN evaluator=[NAME,…]`: judges a finished run again, beside its first evaluation."""
+"""`mmgen evaluate run=RUN evaluator=[NAME,…]`: judges a finished run again, beside its first evaluation.
+
+Or several runs, side by side (`runs=`), or an encoder that comes with its weights (`encoder=`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmgen import registry
-from mmgen.checkpoint.exports import is_export
+from mmgen.checkpoint.exports import is_export, read_export
+from mmgen.commands.comparison import several
 from mmgen.commands.evaluation import Evaluation
-from mmgen.commands.source import fresh_directory, open_model, refuse_in_use
+from mmgen.commands.source import fresh_directory, open_model, pretrained, refuse_in_use
 from mmgen.data.pictures import Pictures
-from mmgen.errors import CheckpointError, ConfigError
+from mmgen.errors import CheckpointError, ConfigError, DataError
 from mmgen.files import read_json
 from mmgen.loading import PARTS
 from mmgen.protocols import TokenDataset
@@ -26,9 +30,22 @@ NO_SHEET = {"captions": [], "num_captions": 0, "num_images": 1, "keep": 1, "clas
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:
-    """Opens the run, reads the dataset, judges, and prints the figures and where they lie."""
+    """Opens what is to be judged, reads the dataset, judges, and prints the figures and where they lie."""
     refuse_in_use(config["out"])
-    model, source = open_model(config, *PARTS)
+    if config["runs"]:
+        return several(config, lambda run: _judge({**config, "run": run, "runs": [], "out": None}))
+    out = _judge(config)
+    print(summary(out))
+    print(f"evaluation: {out / 'evaluation.json'}")
+    return 0
+
+
+def _judge(config: dict[str, Any]) -> Path:
+    """Judges one model; the directory of what was found."""
+    if config["encoder"] is not None:
+        model, source = pretrained(config), None
+    else:
+        model, source = open_model(config, *_needed(config))
     recorded = _recorded(source)
     chosen = _chosen(config, recorded)
     for options in chosen["evaluator"].values():
@@ -36,7 +53,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures = _pictures(chosen["dataset"], trusted=config["dataset"] is not None)
     _check_size(model, pictures)
     about = {
-        "run": str(source),
+        "run": str(source or config["encoder"]["name"]),
         "parts": model.fingerprints,
         "sampler": model.sampler_config,
         "dataset": {**chosen["dataset"], "fingerprint": pictures.fingerprint},
@@ -44,16 +61,43 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         "seed": chosen["seed"],
         "drawing_seed": chosen["drawing"]["seed"],
     }
+    foreign = _foreign(source, pictures, recorded.get("dataset") != chosen["dataset"])
     with _fresh(config["out"], source, "-".join(chosen["evaluator"])) as out:
-        Evaluation(model, pictures, RunDirectory(out), chosen, shows=False, about=about).run()
-    _warn_of_other_data(source, pictures)
-    print(summary(out))
-    print(f"evaluation: {out / 'evaluation.json'}")
-    return 0
+        judging = Evaluation(model, pictures, RunDirectory(out), chosen, shows=False, about=about, foreign=foreign)
+        _refuse_nothing(judging.run())
+    return out
 
 
-def _recorded(source: Path) -> dict[str, Any]:
+def _needed(config: dict[str, Any]) -> tuple[str, ...]:
+    """The parts that the newest run must have, where none is named: all, unless the evaluators say less."""
+    if not config["evaluator"]:
+        return PARTS
+    needs = [registry.build("evaluator", options).needs for options in config["evaluator"].values()]
+    draws = any(need.drawings or need.redrawings for need in needs)
+    if draws:
+        return PARTS
+    codes = any(need.reconstructions for need in needs)
+    features = any(need.features or need.probe_features for need in needs)
+    return tuple(kind for kind, needed in (("tokenizer", codes), ("encoder", features)) if needed)
+
+
+def _refuse_nothing(findings: dict[str, Any]) -> None:
+    """An evaluation that found nothing is an error, and leaves nothing."""
+    reasons = [f"{name}: {found['stood_aside']}" for name, found in findings.items() if found["stood_aside"]]
+    if reasons and len(reasons) == len(findings):
+        raise DataError(
+            "there is nothing to judge",
+            code="MMG-D27",
+            where="evaluator",
+            why="; ".join(reasons),
+            fix="choose a dataset, split or attribute that can be judged; mmgen plugins info NAME lists the options",
+        )
+
+
+def _recorded(source: Path | None) -> dict[str, Any]:
     """The config of the run, as far as it is one of `mmgen run`."""
+    if source is None:
+        return {}
     directory = RunDirectory(source)
     return {} if is_export(source) or not directory.config_file.is_file() else directory.read_config()
 
@@ -87,7 +131,14 @@ def _pictures(dataset: dict[str, Any], *, trusted: bool) -> Pictures:
 
 
 def _check_size(model: TextToImage, pictures: Pictures) -> None:
+    """Pictures of another size are refused by an image tokenizer, and resized for an encoder."""
     if not model.has("tokenizer"):
+        size = getattr(model.part("encoder"), "image_size", None) if model.has("encoder") else None
+        if size is not None and tuple(pictures.shape) != (size, size):
+            print(
+                f"warning: the encoder reads {size}-pixel pictures, these have {pictures.shape[0]} and are resized; "
+                f"better: dataset.image_size={size}"
+            )
         return
     size = model.part("tokenizer").image_size
     if tuple(pictures.shape) != (size, size):
@@ -98,17 +149,26 @@ def _check_size(model: TextToImage, pictures: Pictures) -> None:
         )
 
 
-def _warn_of_other_data(source: Path, pictures: Pictures) -> None:
+def _foreign(source: Path | None, pictures: Pictures, asked_for: bool) -> bool:
+    """Whether nothing was trained on these pictures, as far as the run or the export says; then it is told. A run of
+    one stage says which dataset it had, and no more."""
+    if source is None:
+        return True
+    if is_export(source):
+        return read_export(source).data.get("fingerprint") != pictures.fingerprint  # an import was trained elsewhere
     lineage = source / "lineage.json"
-    trained = read_json(lineage, trusted=True)["data"]["fingerprint"] if lineage.is_file() else pictures.fingerprint
-    if trained != pictures.fingerprint:
-        print("warning: these are not the pictures that the run was trained on; a split may hold some of them")
+    if lineage.is_file():
+        asked_for = read_json(lineage, trusted=True)["data"]["fingerprint"] != pictures.fingerprint
+    if not asked_for:
+        return False
+    print("warning: these are not the pictures that the run was trained on; a split may hold some of them")
+    return True
 
 
 @contextmanager
-def _fresh(asked: str | None, source: Path, title: str) -> Iterator[Path]:
+def _fresh(asked: str | None, source: Path | None, title: str) -> Iterator[Path]:
     """A directory for what is found; taken away again where nothing was."""
-    parent = Path("evaluations") if is_export(source) else source / "evaluations"
+    parent = Path("evaluations") if source is None or is_export(source) else source / "evaluations"
     out = fresh_directory(asked, str(parent), title)
     try:
         yield out

@@ -63,8 +63,8 @@ class Evaluation:
         self._redrawings: dict[tuple[int, Redrawn], Drawings] = {}
         self._seconds: dict[str, float] = {}
 
-    def run(self) -> None:
-        """Draws, judges, writes pictures and evaluation.json."""
+    def run(self) -> dict[str, Any]:
+        """Draws, judges, writes pictures and evaluation.json; gives what each evaluator found, as it stands there."""
         evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
         reasons = {name: self.subject.aside(evaluator.needs) for name, evaluator in evaluators.items()}
         judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
@@ -85,6 +85,7 @@ class Evaluation:
             }
         result["seconds"] = {name: round(seconds, 1) for name, seconds in self._seconds.items()}
         write_json(self.directory.path / "evaluation.json", result)
+        return findings
 
     @property
     def _sheet(self) -> list[str]:

@@ -255,9 +255,11 @@ class ClassifyCommand:
 @dataclass
 class EvaluateCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
+    runs: list[str] = _option([], "several instead, each judged, with a page that compares them")
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
     encoder_from: str | None = _option(None, ENCODER_FROM)
     dataset: dict[str, Any] | None = _option(None)
+    encoder: dict[str, Any] | None = _option(None)
     sampler: dict[str, Any] | None = _option(None)
     evaluator: Any = _option(dict)
     seed: int | None = _option(None, "which pictures are judged, where not all are; null: the run's")

@@ -41,6 +41,34 @@ def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Pat
     return model, source
 
 
+def pretrained(config: Mapping[str, Any]) -> TextToImage:
+    """An encoder that comes with its weights, alone, as the config's `encoder` names it.
+
+    Raises:
+        ConfigError: a run is named too, or the encoder has no weights before it is trained.
+    """
+    options = config["encoder"]
+    for key in ("run", "tokenizer_from", "encoder_from"):
+        if config.get(key):
+            raise ConfigError(
+                f"encoder={options['name']} is judged without a run, and {key}={config[key]} names one",
+                code="MMG-C38",
+                where="encoder",
+                fix=f"leave out one of encoder= and {key}=",
+            )
+    component = registry.find("encoder", options["name"]).load()
+    if not getattr(component, "pretrained", False):
+        raise ConfigError(
+            f"encoder {quoted(options['name'])} has no weights of its own",
+            code="MMG-C38",
+            where="encoder",
+            why="they come from a training or an import",
+            fix="run=RUN, of a run or an import that has them",
+        )
+    encoder = registry.build("encoder", options, text_tokenizer=None, image_size=getattr(component, "image_size", 224))
+    return TextToImage(encoder=encoder.eval(), fingerprints={})
+
+
 def source_of(run: str | None, *needs: str) -> Path:
     """The run or export asked for, or the newest finished run under runs/ that has these kinds of parts.
 

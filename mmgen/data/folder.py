@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, list_error, listed
+from mmgen.data.class_folders import TEMPLATES, class_folders
 from mmgen.errors import DataError, quoted
 from mmgen.images import SUFFIXES, decode
 from mmgen.protocols import Sample
@@ -33,6 +34,10 @@ class Folder:
     `image`; `text`; `"captions": ["a cat", "a tabby"]`), or `captions.csv` with the columns `file` and `caption`. The
     first caption of a picture is the one it is judged by.
 
+    A folder without any caption may hold folders of pictures instead, each named after what its pictures show: then
+    that name is the caption and the attribute `class`. Such folders may lie in folders called train, val and test,
+    which become the splits (see `mmgen.data.class_folders`).
+
     Args:
         path: the folder.
         image_size: the middle square of each picture is resized to this many pixels a side.
@@ -42,6 +47,7 @@ class Folder:
     Attributes:
         ids: the path of each picture relative to the folder, with forward slashes.
         skipped: what was left out, and why.
+        splits, templates: of class folders.
 
     Raises:
         DataError: MMG-D01, the folder is missing; MMG-D02, it holds no pictures; MMG-D03, no captions; MMG-D04 and
@@ -59,11 +65,17 @@ class Folder:
         self.root = Path(path).expanduser()
         self.image_size, self.recursive, self.on_bad = image_size, recursive, on_bad
         self.skipped: list[str] = []
+        self.templates: tuple[str, ...] = ()
+        self._splits: dict[str, list[Path]] = {}
         self._entries = self._all_entries()
         if on_bad == "skip":
             self._entries = [entry for entry in self._entries if self._decodes(entry)]
             self._report_skipped()
         self.ids = [entry.file.relative_to(self.root).as_posix() for entry in self._entries]
+        place = {entry.file: position for position, entry in enumerate(self._entries)}
+        self.splits: dict[str, list[int]] = {
+            name: [place[file] for file in files if file in place] for name, files in self._splits.items()
+        }
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,9 +115,19 @@ class Folder:
             raise self._no_pictures()
         found = self._listed(lists[0]) if lists else self._beside(files)
         entries = sorted(found, key=lambda entry: entry.file.relative_to(self.root).as_posix())
+        if not entries and not self.skipped and not lists:
+            entries = self._by_class(files)
         if not entries and not self.skipped:
             raise self._no_captions(files[0], lists)
         return entries
+
+    def _by_class(self, files: list[Path]) -> list[_Entry]:
+        """Pictures in folders named after what they show; none where the pictures do not lie so."""
+        found = class_folders(self.root, files)
+        if found is None:
+            return []
+        self.templates, self._splits = TEMPLATES, found.splits
+        return [_Entry(file, [name], {"class": name}) for file, name in found.classes.items()]
 
     def _files(self) -> list[Path]:
         """All pictures, by their suffix; hidden files and folders left out."""
@@ -125,7 +147,7 @@ class Folder:
         )
 
     def _no_captions(self, picture: Path, lists: list[Path]) -> DataError:
-        without = f"there is no {LISTS[0]} or {LISTS[1]}, and no text file beside any picture"
+        without = f"there is no {LISTS[0]} or {LISTS[1]}, no text file beside any picture, and no two folders by class"
         return DataError(
             f"the pictures in {quoted(str(self.root))} have no captions",
             code="MMG-D03",

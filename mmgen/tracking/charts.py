@@ -96,13 +96,16 @@ class Axis:
         return [value for value in inside if self.low <= value <= self.high]
 
 
-def line_chart(title: str, series: Sequence[Series], last_step: float | None = None) -> Markup:
-    """A chart of one or more lines over training steps; a faint band shows what was averaged away.
+def line_chart(
+    title: str, series: Sequence[Series], last_step: float | None = None, over: str = "training steps"
+) -> Markup:
+    """A chart of one or more lines over training steps, or another number; a faint band shows what was averaged away.
 
     Args:
         title: what is drawn, for who cannot see it.
         series: those with no finite point are left out; with none left the chart is empty markup.
         last_step: where the axis ends, so that charts of one stage can be compared.
+        over: what the axis counts.
     """
     lines = [(one, binned(one.points)) for one in series]
     lines = [(one, points) for one, points in lines if points]
@@ -119,7 +122,7 @@ def line_chart(title: str, series: Sequence[Series], last_step: float | None = N
     scale = ", logarithmic scale" if y.log else ""
     head = (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title} over training steps{scale}: {ends}")}">'
+        f'aria-label="{escape(f"{title} over {over}{scale}: {ends}")}">'
     )
     return Markup(head + "".join(parts) + "</svg>")  # noqa: S704 - every text inside went through escape
 

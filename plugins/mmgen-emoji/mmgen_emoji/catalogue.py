@@ -47,6 +47,12 @@ class Emoji:
         return [self.caption, *others]
 
     @property
+    def category_captions(self) -> list[str]:
+        """What it may be called besides, by its category: alone, and with its name."""
+        kind = self.category.lower()
+        return [f"an emoji from {kind}", f"{kind}", f"{self.caption}, {kind}", f"something from {kind}: {self.caption}"]
+
+    @property
     def family(self) -> str:
         """What man, woman, person, and facing right have in common: near twins, held out together."""
         words = self.name.replace("facing right", "").replace(":", " ").replace(",", " ").split()

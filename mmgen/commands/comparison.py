@@ -1,0 +1,87 @@
+"""Several runs judged alike: their figures side by side, and as curves over the one option in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmgen.commands.source import fresh_directory
+from mmgen.errors import ConfigError, MmgenError, quoted
+from mmgen.files import write_json
+from mmgen.runs.directory import RunDirectory
+from mmgen.tracking.comparison import Compared, write_comparison
+from mmgen.tracking.run_files import read_run
+
+SHOWN = 12  # figures in the terminal; the page has them all
+BESIDE = ("run.", "tracking.", "resume", "evaluator.", "drawing.")  # keys that change nothing in what was trained
+
+
+def several(config: Mapping[str, Any], judge: Callable[[str], Path]) -> int:
+    """Judges each of `runs` and writes comparison.json and comparison.html; a run's own evaluation lies with the run.
+
+    Raises:
+        ConfigError: MMG-C39, fewer than two runs, or one twice, or `run` or `encoder` beside them.
+    """
+    runs = list(config["runs"])
+    beside = [key for key in ("run", "encoder") if config.get(key)]
+    if len(runs) < 2 or len(set(runs)) < len(runs) or beside:
+        why = f"{beside[0]}= is given too" if beside else f"runs has {quoted(runs)}"
+        raise ConfigError(
+            "runs= takes two runs or more, each once, in place of run=",
+            code="MMG-C39",
+            where="runs",
+            why=why,
+            fix="runs=[runs/one,runs/other]",
+        )
+    compared = [Compared(run, read_run(judge(run)).evaluations) for run in runs]
+    option, values = varied([_options(run) for run in runs])
+    for one, value in zip(compared, values, strict=True):
+        one.value = value
+    compared.sort(key=lambda one: one.value if isinstance(one.value, int | float) else 0.0)
+    out = fresh_directory(config["out"], "comparisons", option or "runs")
+    write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
+    page = write_comparison(out, option, compared)
+    _print(option, compared)
+    print(f"comparison: {page}")
+    return 0
+
+
+def _options(run: str) -> dict[str, Any]:
+    """Of a run's config, by dotted keys; of an export, which has none, nothing."""
+    try:
+        found = RunDirectory(run).read_config()
+    except (MmgenError, OSError):
+        return {}
+    return {key: value for key, value in _flat(found) if not key.startswith(BESIDE)}
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in section.items():
+        inside = isinstance(value, Mapping) and value
+        found += _flat(value, f"{prefix}{key}.") if inside else [(f"{prefix}{key}", value)]
+    return found
+
+
+def varied(options: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
+    """The one option that the runs differ in, a number, and its values; "" and Nones where that is not so."""
+    keys = dict.fromkeys(key for one in options for key in one)
+    different = [key for key in keys if len({repr(one.get(key)) for one in options}) > 1]
+    values = [one.get(different[0]) for one in options] if len(different) == 1 else []
+    if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return different[0], values
+    return "", [None] * len(options)
+
+
+def _print(option: str, compared: Sequence[Compared]) -> None:
+    names = [figure.name for evaluation in compared[0].evaluations for figure in evaluation.figures][:SHOWN]
+    table = Table(option or "run", *names, box=None, pad_edge=False)
+    for one in compared:
+        figures = {figure.name: figure for evaluation in one.evaluations for figure in evaluation.figures}
+        cells = [figures[name].shown(figures[name].value) if name in figures else "–" for name in names]
+        table.add_row(one.label, *cells)
+    Console(width=120, highlight=False).print(table)
