@@ -88,7 +88,7 @@ class ClipTextTokenizer:
         except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(
                 f"{quoted(str(path))} is no vocabulary of CLIP's text tokenizer",
-                code="MMG-C40",
+                code="MMG-C34",
                 where="task.text_tokenizer.vocabulary",
                 why=quoted(f"{type(error).__name__}: {error}"),
                 fix="task.text_tokenizer.vocabulary=bpe_simple_vocab_16e6.txt.gz, as in the repository openai/CLIP",
