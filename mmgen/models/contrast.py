@@ -34,7 +34,7 @@ def gathered(features: Tensor) -> tuple[Tensor, int]:
     """(B,E) to the rows of all processes (W·B,E), and where this one's begin. Every process has as many rows."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return features, 0
-    return _Gather.apply(features), dist.get_rank() * len(features)  # type: ignore[no-untyped-call]
+    return _Gather.apply(features), dist.get_rank() * len(features)
 
 
 def softmax_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
