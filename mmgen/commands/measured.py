@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from mmgen.files import write_atomic
 from mmgen.runs.progress import Bar
 from mmgen.tasks.costs import Memory, Setting
 from mmgen.tasks.memory import measure
 
-WATCHED = ("models", "tasks")  # whose code decides what is measured
+WATCHED = ("mmgen.tasks.parallel", "mmgen.tasks.memory")  # whose code decides what is measured, beside the generator's
 
 
 class Plan(Protocol):
     """What is planned."""
 
     config: dict[str, Any]
+    generator: nn.Module
 
     def build(self, **changes: Any) -> Any: ...
 
@@ -42,7 +45,7 @@ def measured(plan: Plan, setting: Setting) -> Memory:
         "codebook_size": plan.config["codebook_size"],
         "setting": asdict(setting),
         "torch": torch.__version__,
-        "code": _code(),
+        "code": _code(plan.generator),
     }
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
     file = cache() / f"{name}.json"
@@ -70,10 +73,11 @@ def _read(file: Path) -> Memory | None:
         return None  # not there, or damaged: measured again
 
 
-def _code() -> str:
-    """The digest of the code that is measured."""
+def _code(generator: nn.Module) -> str:
+    """The digest of the code that is measured: of the modules that the generator's parts come from."""
     digest = hashlib.sha256()
-    for folder in WATCHED:
-        for file in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
-            digest.update(file.read_bytes())
+    names = {type(part).__module__ for part in generator.modules()}
+    for name in sorted({*WATCHED, *(name for name in names if not name.startswith("torch."))}):
+        file = getattr(sys.modules[name], "__file__", None)
+        digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()[:16]

@@ -178,8 +178,9 @@ class _Plan:
         for times in (2, 4, 8, 16, 32, 64, 128):
             larger = costs.with_(setting, ranks=setting.ranks * times, micro_batch=1)
             if share >= times and self.fits(costs.estimate(again, larger)):
-                words = [f"nodes={nodes * times}", "micro_batch=1"]
-                return " ".join(words + ([] if self.generator.gradient_checkpointing else ["with checkpointing"]))
+                words = [f"nodes={nodes * times}", "micro_batch=1" if self.config["micro_batch"] else ""]
+                words += [] if self.generator.gradient_checkpointing else ["generator.gradient_checkpointing=true"]
+                return " ".join(word for word in words if word)
         return "a GPU with more memory"
 
     def facts(self) -> dict[str, Any]:

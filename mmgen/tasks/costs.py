@@ -175,7 +175,9 @@ def _moments(generator: Any, setting: Setting) -> list[tuple[float, float, float
     in_last = kept + 2 * residual + (inside if again else 0)
     in_first = 2 * residual + inside
     if not setting.sharded:
-        return [(0, 0, with_logits), (heads, 0, in_last), (gradients, 0, in_first)]
+        copies = 2 * block * blocks if setting.mixed else 0.0  # autocast's, until the forward pass is over
+        copies *= 0 if again else 1  # or as long as the backward pass needs them
+        return [(0, copies, with_logits), (heads, copies, in_last), (gradients, 0, in_first)]
     # A block's weights, its gradient in whole, the gradient on its way to its owners; those of the heads wait.
     working = FP32 * root + heads + (2 * setting.compute_bytes + FP32) * block
     return [(0, FP32 * root, with_logits), (0, working, in_last), (gradients, working, in_first)]

@@ -60,11 +60,11 @@ def measure(generator: Any, setting: Setting, passed: Callable[[int], None] = la
     found = dict.fromkeys(("weights", "gradients", "optimizer", "gathered", "activations"), 0.0)
     for kind, count in snapshot.items():
         if kind != "Total":
-            found[KINDS.get(str(kind).rpartition(".")[2], "activations")] += count
+            found[KINDS.get(kind.rpartition(".")[2], "activations")] += count
     return Memory(average=average, **found)
 
 
-def _traced(generator: Any, setting: Setting, passed: Callable[[int], None]) -> dict[Any, float]:
+def _traced(generator: Any, setting: Setting, passed: Callable[[int], None]) -> dict[str, float]:
     """Bytes by the tracker's words at the peak."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
@@ -89,7 +89,7 @@ def _traced(generator: Any, setting: Setting, passed: Callable[[int], None]) -> 
             optimizer.step()
             optimizer.zero_grad()
     (snapshot,) = (s for device, s in tracker.get_tracker_snapshot("peak").items() if device.type == "cpu")
-    return snapshot
+    return {str(kind): float(count) for kind, count in snapshot.items()}
 
 
 def _make_state(generator: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -110,7 +110,9 @@ def parallelise(component: nn.Module, mesh: Any, *, mixed: bool = False) -> None
     if mesh["tensor_parallel"].size() > 1:
         _split(component, mesh["tensor_parallel"])
     for block in blocks(component):
-        norms = [m for m in block.modules() if isinstance(m, FP32) and any(True for _ in m.parameters())]
+        norms: list[nn.Module] = [
+            m for m in block.modules() if isinstance(m, FP32) and any(True for _ in m.parameters())
+        ]
         if mixed and norms and block not in norms:
             fully_shard(norms, mesh=mesh["data_parallel"])
         fully_shard(block, mesh=mesh["data_parallel"], mp_policy=policy)
