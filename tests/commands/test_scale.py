@@ -115,6 +115,17 @@ def test_the_loss_is_that_of_one_process(work, name):
     assert_same_curves(work[0], name)
 
 
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "tp"])
+def test_the_weights_are_those_of_one_process(work, name):
+    """A gradient that lacks the part of another process hardly shows in a loss of twenty steps, but here."""
+    ours, theirs = weights(work[0], name), weights(work[0], "alone")
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-5
+    moved = [key for key in theirs if "q_norm" in key or "k_norm" in key]
+    assert all(float((theirs[key] - 1).abs().max()) > 1e-3 for key in moved)
+    assert len(moved) == 4
+
+
 @pytest.mark.parametrize("name", ["fsdp", "tp"])
 def test_what_was_trained_in_pieces_is_one_part(work, name):
     """Exported, and loaded in this process, it gives the logits of what one process trained."""
