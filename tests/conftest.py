@@ -19,6 +19,15 @@ Install = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for what is kept for the next time, in place of the user's."""
+    directory = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMGEN_CACHE", str(directory))
+        yield directory
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of installed distributions, in front of the others, for this process and those it starts.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class Classes:
     labels: dict[str, tuple[str, ...]]
     templates: tuple[str, ...]
     source: str = ""
+    cut: bool = False  # a published label that is too long is cut; one of the user's own is refused
 
     @property
     def captions(self) -> int:
@@ -61,7 +63,7 @@ def asked_classes(config: Mapping[str, Any], words: Sequence[str]) -> Classes:
         )
     templates = config["templates"] or (pack.templates if pack else ("{}",))
     check_templates(templates)
-    return Classes(labels, tuple(templates), pack.source if pack else "")
+    return Classes(labels, tuple(templates), pack.source if pack else "", cut=pack is not None and not own)
 
 
 def _labels_in(file: str | None) -> list[str]:
@@ -91,12 +93,12 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
             computed anew, and said so; a directory that cannot be written is no error.
 
     Raises:
-        ConfigError: a label is longer than the encoder reads.
+        ConfigError: a label of the user's own is longer than the encoder reads.
     """
     encoder = model.fingerprints.get("encoder")
     if not cache or not encoder:
         return _encoded(model, classes)
-    digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates)
+    digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates, classes.cut)
     path = cache_directory() / "classes" / f"{digest}.safetensors"
     try:
         kept = read_kept(path, len(classes.labels))
@@ -118,7 +120,14 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
 
 
 def _encoded(model: Trio, classes: Classes) -> Tensor:
-    if classes.captions < MANY:
-        return model.class_features(classes.labels, classes.templates)
-    with Bar("encoding", total=classes.captions, unit="captions") as bar:
-        return model.class_features(classes.labels, classes.templates, progress=lambda count: bar.advance(count, ""))
+    text_tokenizer = model.part("encoder").text_tokenizer
+    before = text_tokenizer.truncated
+    bar = Bar("encoding", total=classes.captions, unit="captions")
+    with bar if classes.captions >= MANY else nullcontext():
+        features = model.class_features(
+            classes.labels, classes.templates, cut=classes.cut, progress=lambda count: bar.advance(count, "")
+        )
+    if count := text_tokenizer.truncated - before:
+        length = text_tokenizer.context_length
+        print(f"{count:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
+    return features
