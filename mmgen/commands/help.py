@@ -100,9 +100,11 @@ PAGES = {
         (
             "mmgen import openai_dvae encoder.pkl decoder.pkl to=imported/dalle",
             "mmgen import taming_vqgan last.ckpt model.yaml to=imported/vqgan",
+            "mmgen import clip ViT-B-32.pt vocabulary=bpe_simple_vocab_16e6.txt.gz to=imported/clip",
         ),
         (
-            "Formats: openai_dvae (the two pickles of DALL·E's image tokenizer), taming_vqgan (a VQGAN's checkpoint).",
+            "Formats: openai_dvae (the two pickles of DALL·E's image tokenizer), taming_vqgan (a VQGAN's checkpoint),",
+            "clip (OpenAI's archives, open_clip's weights, folders of open_clip and of Hugging Face).",
             "No code of the files is run. What was imported is named as a run is: tokenizer_from=imported/dalle.",
         ),
     ),

@@ -279,6 +279,8 @@ class ExportCommand:
 class ImportCommand:
     to: str | None = _option(None, "the directory to write; new or empty")
     image_size: int | None = _option(None, "pixels a side; null: what the files say, or were trained at", low=1)
+    activation: str | None = _option(None, "clip's, where no file tells it: gelu or quick_gelu")
+    vocabulary: str | None = _option(None, "clip's text vocabulary, such as bpe_simple_vocab_16e6.txt.gz")
     allow_unused: bool = _option(False, "leave out tensors that nothing takes, instead of refusing the files")
 
 

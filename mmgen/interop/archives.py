@@ -1,4 +1,4 @@
-"""Files of `torch.save`, both formats, read without torch's reader: nothing in them can run code.
+"""Files of `torch.save`, both formats, and of safetensors, read without torch's reader: nothing in them can run code.
 
 The zip format (PyTorch 1.6 and later): `NAME/data.pkl`, and a member `NAME/data/KEY` for each storage, none compressed.
 The older one: five pickles (a magic number, a version, facts about the machine, the value, the storages' keys), then
@@ -23,6 +23,7 @@ from torch import Tensor
 from mmgen.errors import CheckpointError, quoted
 from mmgen.files import size
 from mmgen.interop.pickles import MAX_BYTES, read_pickle
+from mmgen.interop.safe import looks_safe, open_safetensors
 from mmgen.interop.stored import CALLS, Storage, StoredTensor, persistent
 from mmgen.interop.stubs import AsksToRunCode, Foreign, Refused, weights_of
 
@@ -35,7 +36,7 @@ _NAME = re.compile(r"[!-~]{1,300}")  # of a tensor: printable, and no spaces
 
 
 class Archive:
-    """An open file of `torch.save`.
+    """An open file of `torch.save`, of TorchScript, or of safetensors.
 
     Attributes:
         path: the file.
@@ -55,6 +56,8 @@ class Archive:
             root, self._read = _open_zip(file, size)
         elif magic := MAGIC.match(begin):
             root, self._read = _open_legacy(file, magic.end(), size)
+        elif looks_safe(begin):
+            root, self._read = open_safetensors(file, size)
         else:
             raise Foreign(f"it is {_kind(begin)}")
         found = weights_of(root)
@@ -94,7 +97,7 @@ class Archive:
 
 @contextmanager
 def open_archive(path: str | Path) -> Iterator[Archive]:
-    """Opens a file of `torch.save`: its names and shapes are read, its data once they are asked for.
+    """Opens a file of weights: its names and shapes are read, its data once they are asked for.
 
     Raises:
         CheckpointError: MMG-K05 it is missing or something else; MMG-K01 damaged; MMG-K06 it holds what no checkpoint

@@ -1,13 +1,14 @@
 """What a foreign format is: a page that says which of its tensors becomes which of ours, and how to check it.
 
 A format is a module with `FILES` (how its files are named on a command line), `REFERENCE` (the package to compare
-with), `LEFT` (prefixes of names that no part needs, with the reason), and the functions `plan` and `compare`.
+with), `OPTIONS` (the fields of `Asked` that it heeds), `LEFT` (prefixes of names that no part needs, with the reason),
+and the functions `plan` and `compare`. One whose files come in a folder has `files_in`, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError
 from mmgen.interop.archives import Archive
 from mmgen.interop.report import Comparison
@@ -29,29 +31,60 @@ class Plan:
         kind: of the part.
         config: `name` in the registry, and options: the architecture, as inferred from names and shapes.
         arguments: what is given at build time, such as `image_size`.
-        sources: our names to the file's number and the name there.
+        sources: our names to the file's number and the names there; several are stacked, row below row.
+        transposed: our names of the matrices that the file holds the other way round.
+        spare: our names of what a file may lack, as nothing is computed with it.
+        text_tokenizer: JSON text, for a part that reads captions.
+        about: what `compare` wants to know of the files beside this.
     """
 
     kind: str
     config: dict[str, Any]
     arguments: dict[str, Any]
-    sources: dict[str, tuple[int, str]]
+    sources: Mapping[str, tuple[int, *tuple[str, ...]]]
+    transposed: frozenset[str] = frozenset()
+    spare: frozenset[str] = frozenset()
+    text_tokenizer: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def built_with(self) -> dict[str, Any]:
+        """What the component is built with beside its config."""
+        if self.text_tokenizer is None:
+            return self.arguments
+        return {**self.arguments, "text_tokenizer": text_tokenizers.from_json(self.text_tokenizer)}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user said beside the files; None where nothing.
+
+    Attributes:
+        image_size: H = W of the pictures.
+        activation: of the MLPs, where no file tells it.
+        vocabulary: the file of a text tokenizer.
+    """
+
+    image_size: int | None = None
+    activation: str | None = None
+    vocabulary: str | None = None
 
 
 class Format(Protocol):
     """What a format's module has."""
 
     FILES: str
+    OPTIONS: Sequence[str]
     REFERENCE: str
     LEFT: Mapping[str, str]
 
-    def plan(self, archives: Sequence[Archive], extra: Sequence[Path], image_size: int | None) -> Plan:
+    def plan(self, archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
         """Infers the architecture and maps the names.
 
         Args:
             archives: the files of torch.save, in the order given.
-            extra: the other files (YAML, JSON), not yet read.
-            image_size: H = W, where the user gave it.
+            extra: the other files (YAML, JSON, text), not yet read.
+            asked: the user's options; only those that the format has in `OPTIONS`.
 
         Raises:
             CheckpointError: weights of something else.
@@ -77,6 +110,18 @@ def shape_of(archive: Archive, name: str, dimensions: int) -> tuple[int, ...]:
         found = "not there" if stored is None else f"of shape {list(stored.shape)}"
         raise another(archive, f"{name} is {found}")
     return stored.shape
+
+
+def shapes_of(plan: Plan, archives: Sequence[Archive]) -> dict[str, tuple[int, ...]]:
+    """What the component's tensors would have as shapes; () for those that cannot be stacked."""
+    found: dict[str, tuple[int, ...]] = {}
+    for ours, (i, *theirs) in plan.sources.items():
+        first, *rest = [archives[i].weights[name].shape for name in theirs]
+        if rest:
+            alike = first and all(shape[1:] == first[1:] and shape for shape in rest)
+            first = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if alike else ()
+        found[ours] = first[::-1] if ours in plan.transposed else first
+    return found
 
 
 def another(archive: Archive, why: str) -> CheckpointError:

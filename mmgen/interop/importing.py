@@ -16,12 +16,12 @@ from mmgen.checkpoint.exports import refuse_filled, write_export
 from mmgen.checkpoint.parts import Part, load_weights
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.interop.archives import Archive, open_archive
-from mmgen.interop.formats import Format, Plan
+from mmgen.interop.formats import Asked, Format, Plan, shapes_of
 from mmgen.interop.report import Comparison, Report, Source, Tensors
 from mmgen.spelling import nearest
 
-FORMATS = ("openai_dvae", "taming_vqgan")
-NO_ARCHIVE = (".yaml", ".yml", ".json")  # by these names, files beside those of torch.save
+FORMATS = ("clip", "openai_dvae", "taming_vqgan")
+NO_ARCHIVE = (".yaml", ".yml", ".json", ".txt")  # by these names, files beside those of torch.save
 
 
 def find_format(name: str) -> Format:
@@ -48,6 +48,8 @@ def import_weights(
     to: str | Path,
     *,
     image_size: int | None = None,
+    activation: str | None = None,
+    vocabulary: str | None = None,
     allow_unused: bool = False,
 ) -> Report:
     """Reads foreign weights and writes an export of one part, with `parity.json` in it. Nothing is written unless every
@@ -58,6 +60,8 @@ def import_weights(
         files: as the format's `FILES` says, in any order.
         to: a new or empty directory.
         image_size: H = W of the pictures; None takes what the files say, or what it was trained at.
+        activation: of the MLPs, for weights that do not tell it.
+        vocabulary: the file of the text tokenizer, where it is not among `files`.
         allow_unused: whether tensors that nothing takes are left out instead of being refused.
 
     Raises:
@@ -67,11 +71,13 @@ def import_weights(
     """
     format = find_format(name)
     refuse_filled(Path(to))
-    paths = [Path(file) for file in files]
+    asked = Asked(image_size, activation, vocabulary)
+    _refuse_options(name, format, asked)
+    paths = [path for file in files for path in _files_at(Path(file), format)]
     with ExitStack() as opened:
         archives = [opened.enter_context(open_archive(p)) for p in paths if p.suffix not in NO_ARCHIVE]
         extra = [path for path in paths if path.suffix in NO_ARCHIVE]
-        plan = format.plan(archives, extra, image_size)
+        plan = format.plan(archives, extra, asked)
         left = _left(archives, format.LEFT)
         unused = _match(plan, archives, left, allow_unused)
         tensors = _load(plan, archives)
@@ -79,17 +85,42 @@ def import_weights(
     compared = _compare(format, component, plan, tensors)
     sources = [Source(archive.path.name, archive.size, archive.sha256) for archive in archives]
     rows = [
-        _row(ours, archives[i], theirs) for ours, (i, theirs) in sorted(plan.sources.items()) if ours in part.tensors
+        _row(ours, archives[i], name)
+        for ours, (i, *theirs) in sorted(plan.sources.items())
+        if ours in part.tensors
+        for name in theirs
     ]
     report = Report(name, plan.kind, part.config, sources, rows, left, unused, compared, format.REFERENCE)
     write_export(to, parts={plan.kind: part}, data={}, sampler={}, parity=report.as_json())
     return report
 
 
+def _refuse_options(name: str, format: Format, asked: Asked) -> None:
+    """Raises ConfigError for an option that the format does not have."""
+    for option, value in vars(asked).items():
+        if value is not None and option not in format.OPTIONS:
+            raise ConfigError(
+                f"{name} has no option {option}",
+                code="MMG-C40",
+                where=option,
+                why=f"it has {', '.join(format.OPTIONS)}",
+                fix=f"leave {option} out",
+            )
+
+
+def _files_at(path: Path, format: Format) -> list[Path]:
+    """The path itself, or what a format takes of a folder."""
+    files_in = getattr(format, "files_in", None)
+    return files_in(path) if files_in is not None and path.is_dir() else [path]
+
+
 def _left(archives: Sequence[Archive], reasons: Mapping[str, str]) -> dict[str, list[str]]:
     """The names that a format's training needs and no part does, by the reason."""
     names = [name for archive in archives for name in archive.weights]
-    return {reason: [name for name in names if name.startswith(prefix)] for prefix, reason in reasons.items()}
+    left: dict[str, list[str]] = {reason: [] for reason in reasons.values()}
+    for prefix, reason in reasons.items():
+        left[reason] += [name for name in names if name.startswith(prefix)]
+    return left
 
 
 def _match(plan: Plan, archives: Sequence[Archive], left: Mapping[str, list[str]], allow_unused: bool) -> list[str]:
@@ -99,11 +130,11 @@ def _match(plan: Plan, archives: Sequence[Archive], left: Mapping[str, list[str]
         CheckpointError: MMG-K02, a tensor is missing, of another shape, or not used by anything.
     """
     with torch.device("meta"):
-        wanted = registry.build(plan.kind, plan.config, trusted=False, **plan.arguments).state_dict()
-    missing = [name for name in wanted if name not in plan.sources]
-    shapes = {ours: archives[i].weights[theirs].shape for ours, (i, theirs) in plan.sources.items() if ours in wanted}
+        wanted = registry.build(plan.kind, plan.config, trusted=False, **plan.built_with).state_dict()
+    missing = [name for name in wanted if name not in plan.sources and name not in plan.spare]
+    shapes = {name: shape for name, shape in shapes_of(plan, archives).items() if name in wanted}
     wrong = [f"{name} is {list(shapes[name])}" for name in shapes if shapes[name] != tuple(wanted[name].shape)]
-    taken = {source for ours, source in plan.sources.items() if ours in wanted}
+    taken = {(i, name) for ours, (i, *theirs) in plan.sources.items() if ours in wanted for name in theirs}
     set_aside = {name for names in left.values() for name in names}
     unused = [
         name
@@ -134,7 +165,7 @@ def _load(plan: Plan, archives: Sequence[Archive]) -> list[dict[str, Tensor]]:
     """
     found = []
     for i, archive in enumerate(archives):
-        names = [theirs for number, theirs in plan.sources.values() if number == i]
+        names = [name for number, *theirs in plan.sources.values() if number == i for name in theirs]
         tensors = archive.load({name: archive.weights[name] for name in names})
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -148,9 +179,13 @@ def _load(plan: Plan, archives: Sequence[Archive]) -> list[dict[str, Tensor]]:
 def _build(plan: Plan, tensors: Sequence[Mapping[str, Tensor]], info: dict[str, Any]) -> tuple[Part, Any]:
     """The part, and the component made of it, in eval mode."""
     config = registry.complete(plan.kind, plan.config, trusted=False)
-    component = registry.build(plan.kind, config, trusted=False, **plan.arguments).eval()
-    ours = {name: tensors[i][theirs] for name, (i, theirs) in plan.sources.items() if name in component.state_dict()}
-    part = Part(plan.kind, config, plan.arguments, ours, info=info)
+    component = registry.build(plan.kind, config, trusted=False, **plan.built_with).eval()
+    ours = {name: tensor.clone() for name, tensor in component.state_dict().items() if name in plan.spare}
+    for name, (i, *theirs) in plan.sources.items():
+        if name in component.state_dict():
+            tensor = tensors[i][theirs[0]] if len(theirs) == 1 else torch.cat([tensors[i][part] for part in theirs])
+            ours[name] = tensor.T.contiguous() if name in plan.transposed else tensor
+    part = Part(plan.kind, config, plan.arguments, ours, plan.text_tokenizer, info=info)
     load_weights(component, part, "report it: names and shapes had been found equal")
     return part, component
 

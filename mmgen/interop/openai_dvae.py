@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from mmgen.errors import ConfigError
 from mmgen.interop.archives import Archive
-from mmgen.interop.formats import Plan, another, pictures, relative, released, shape_of
+from mmgen.interop.formats import Asked, Plan, another, pictures, relative, released, shape_of
 from mmgen.interop.report import Comparison, Measure
 
 FILES = "encoder.pkl decoder.pkl"
+OPTIONS = ("image_size",)
 REFERENCE = "DALL-E"
 LEFT: Mapping[str, str] = {}
 IMAGE_SIZE = 256  # what it was trained at; any multiple of 8 will do
@@ -30,7 +31,7 @@ _BLOCK = re.compile(r"blocks\.group_(\d{1,2})\.block_(\d{1,2})\.")
 _ENDS = {"w": "weight", "b": "bias"}
 
 
-def plan(archives: Sequence[Archive], extra: Sequence[Path], image_size: int | None) -> Plan:
+def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
     """See `formats.Format.plan`."""
     if len(archives) != 2 or extra:
         raise ConfigError(
@@ -57,7 +58,7 @@ def plan(archives: Sequence[Archive], extra: Sequence[Path], image_size: int | N
         "residual_scale": (groups * blocks) ** -2,
     }
     sources = {_ours(side, name): (i, name) for i, side in enumerate(sides) for name in archives[i].weights}
-    return Plan("tokenizer", config, {"image_size": image_size or IMAGE_SIZE}, sources)
+    return Plan("tokenizer", config, {"image_size": asked.image_size or IMAGE_SIZE}, sources)
 
 
 def _ours(side: str, name: str) -> str:

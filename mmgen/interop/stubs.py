@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_DEPTH = 40  # modules within modules
 MAX_NAMES = 100_000  # of modules and tensors
+SCRIPTED = "__torch__"  # the package of every class of a TorchScript archive
 
 # Calls in checkpoints that make plain values which no weights hang on: recorded, not done.
 RECORDED = frozenset(
@@ -66,6 +67,8 @@ class Stub:
 def weights_of(root: Any) -> dict[str, Any]:
     """The parameters and buffers of a pickled module by their dotted names, or the entries of a dict of tensors.
 
+    Of a TorchScript archive, the attributes that are no tensors stand among them.
+
     Args:
         root: what `read_pickle` gave; of a training checkpoint, its `state_dict` is taken.
 
@@ -94,12 +97,23 @@ def _walk(root: Stub) -> Iterator[tuple[str, Any]]:
         prefix, module, depth = waiting.pop()
         if not isinstance(module, Stub):
             continue  # `_modules` may hold None
-        held = [_named(module[kind]) for kind in ("_parameters", "_buffers", "_modules")]
+        held = _held(module)
         seen += sum(map(len, held))
         if depth > MAX_DEPTH or seen > MAX_NAMES:  # a module that holds itself, or is shared a million times
             raise Refused("modules nested without end")
         yield from ((prefix + name, value) for kind in held[:2] for name, value in kind.items() if value is not None)
         waiting += reversed([(f"{prefix}{name}.", child, depth + 1) for name, child in held[2].items()])
+
+
+def _held(module: Stub) -> list[dict[str, Any]]:
+    """Parameters, buffers and modules. TorchScript writes all of a module's attributes beside each other: those that
+    are modules have classes of its own package, the rest is left to whoever looks for tensors."""
+    if module.of.module.split(".")[0] != SCRIPTED:
+        return [_named(module[kind]) for kind in ("_parameters", "_buffers", "_modules")]
+    attributes = _named(module.state)
+    below = {name: value for name, value in attributes.items() if isinstance(value, Stub)}
+    values = {name: value for name, value in attributes.items() if name not in below}
+    return [values, {}, {name: value for name, value in below.items() if value.of.module.split(".")[0] == SCRIPTED}]
 
 
 def _named(entries: Any) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from torch.nn import functional
 
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.interop.archives import Archive
-from mmgen.interop.formats import Plan, another, pictures, relative, released, shape_of
+from mmgen.interop.formats import Asked, Plan, another, pictures, relative, released, shape_of
 from mmgen.interop.report import Comparison, Measure
 
 FILES = "last.ckpt [model.yaml]"
+OPTIONS = ("image_size",)
 REFERENCE = "taming-transformers-rom1504"
 LEFT: Mapping[str, str] = {"loss.": "perceptual loss and discriminator"}
 IMAGE_SIZE = 256  # the published ones'; any multiple of the grid's pixels will do
@@ -36,7 +37,7 @@ MAX_LEVELS = 12
 _LEVEL = re.compile(r"encoder\.down\.(\d{1,2})\.(?:block|attn)\.(\d{1,2})\.")
 
 
-def plan(archives: Sequence[Archive], extra: Sequence[Path], image_size: int | None) -> Plan:
+def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
     """See `formats.Format.plan`."""
     if len(archives) != 1 or len(extra) > 1:
         raise ConfigError(
@@ -67,7 +68,7 @@ def plan(archives: Sequence[Archive], extra: Sequence[Path], image_size: int | N
         "num_res_blocks": blocks,
     }
     told = _read_yaml(extra[0], facts, attention) if extra else None
-    pixels = image_size or told or IMAGE_SIZE
+    pixels = asked.image_size or told or IMAGE_SIZE
     config = {
         "name": "vq",
         "trunk": "vqgan",

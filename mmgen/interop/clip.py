@@ -1,0 +1,226 @@
+"""`clip`: the contrastive encoders of OpenAI (TorchScript archives), open_clip and Hugging Face.
+
+The architecture follows from names and shapes. Not so the activation, how wide attention heads are, and how pixels are
+normalised: OpenAI's archives are known, for the others a config beside the weights says it, or the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmgen.data.clip_text import ClipTextTokenizer
+from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.interop.archives import Archive
+from mmgen.interop.clip_config import Told, hugging_face_config, open_clip_config, preprocessor_config
+from mmgen.interop.clip_names import architecture, flat, from_hugging_face, from_open_clip, is_hugging_face
+from mmgen.interop.formats import Asked, Plan, another, pictures, released, shapes_of
+from mmgen.interop.report import Comparison, Measure
+
+FILES = "ViT-B-32.pt|FOLDER"
+OPTIONS = ("activation", "vocabulary")
+OPENAI = ("input_resolution", "context_length", "vocab_size")  # only OpenAI's archives carry these
+REFERENCE = "open_clip_torch, or transformers"
+LEFT: Mapping[str, str] = {
+    **dict.fromkeys(OPENAI, "sizes that the weights tell as well"),
+    "text_model.embeddings.position_ids": "numbers of rows",
+    "vision_model.embeddings.position_ids": "numbers of rows",
+    "attn_mask": "the causal mask",
+}
+ACTIVATIONS = ("gelu", "quick_gelu")
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+CONFIGS = ("open_clip_config.json", "config.json", "preprocessor_config.json")
+# Of a folder: the first of these that there is, and of those.
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+VOCABULARIES = ("merges.txt", "tokenizer.json", VOCABULARY.removesuffix(".gz"))
+TOLERANCE = 1e-5
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is read of a folder as hubs hold them.
+
+    Raises:
+        CheckpointError: it holds no weights in one file.
+    """
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(
+            f"{folder} holds no weights of CLIP",
+            code="MMG-K05",
+            why=f"none of {', '.join(WEIGHTS)} is there",
+            fix="name the file of weights and its config: mmgen import clip FILE CONFIG to=DIR",
+        )
+    vocabulary = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+    beside = [folder / name for name in CONFIGS if (folder / name).is_file()]
+    return [path for path in (weights, *beside, vocabulary) if path is not None]
+
+
+def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
+    """See `formats.Format.plan`."""
+    if len(archives) != 1:
+        raise ConfigError(
+            "clip is one file of weights, with its config and vocabulary if you have them, or a folder of these",
+            code="MMG-C40",
+            where="command line",
+            fix="mmgen import clip ViT-B-32.pt vocabulary=bpe_simple_vocab_16e6.txt.gz to=DIR",
+        )
+    archive = archives[0]
+    theirs = is_hugging_face(archive.weights)
+    sources: dict[str, Any]
+    if theirs:
+        sources = {ours: (0, *names) for ours, names in from_hugging_face(archive.weights).items()}
+        turned: frozenset[str] = frozenset()
+    else:
+        flatly, turned = from_open_clip(archive.weights)
+        sources = {ours: (0, name) for ours, name in flatly.items()}
+    lacking = [name for _, *names in sources.values() for name in names if name not in archive.weights]
+    if lacking:
+        raise another(archive, f"{lacking[0]} is not there")
+    draft = Plan("encoder", {}, {}, sources, turned)
+    try:
+        shapes = shapes_of(draft, archives)
+        options, image_size = architecture(shapes)
+    except (KeyError, IndexError, ValueError) as error:
+        raise another(archive, f"no CLIP: {error}") from None
+    told = _told(archive, extra, theirs)
+    options |= told.options
+    options["activation"] = _activation(archive, told, asked.activation)
+    rows, length = shapes["text.embedding.weight"][0], shapes["text.position"][0]
+    text_tokenizer = _text_tokenizer(archive, _vocabulary(extra, asked.vocabulary), rows, length)
+    spare: frozenset[str] = frozenset()
+    if options["image_tower"] == "resnet":
+        norms = (name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean"))
+        spare = frozenset(f"{name}num_batches_tracked" for name in norms)
+    about = {"hugging_face": theirs, "ids": rows, "length": length}
+    arguments = {"image_size": image_size}
+    return Plan("encoder", options, arguments, sources, turned, spare, text_tokenizer.to_json(), about)
+
+
+def _told(archive: Archive, extra: Sequence[Path], theirs: bool) -> Told:
+    """What the configs say; OpenAI's own archives need none."""
+    named = {path.name: path for path in extra if path.suffix == ".json" and path.name not in VOCABULARIES}
+    pixels = named.pop("preprocessor_config.json", None)
+    if theirs:
+        path = named.get("config.json") or next(iter(named.values()), None)
+        told = hugging_face_config(path) if path else Told()
+        return Told(told.activation, {**told.options, **(preprocessor_config(pixels) if pixels else {})}, path)
+    if all(name in map(flat, archive.weights) for name in OPENAI):
+        return Told("quick_gelu", path=archive.path)
+    named = {name: path for name, path in named.items() if name != "config.json"} or named
+    path = next(iter(named.values()), None)
+    return open_clip_config(path) if path else Told()
+
+
+def _activation(archive: Archive, told: Told, asked: str | None) -> str:
+    """The activation, as told or asked for.
+
+    Raises:
+        ConfigError: MMG-C40, neither says it, they differ, or there is none of that name.
+    """
+    if asked is not None and asked not in ACTIVATIONS:
+        why = f"there are {' and '.join(ACTIVATIONS)}"
+        raise ConfigError(
+            f"no activation {quoted(asked)}", code="MMG-C40", where="activation", why=why, fix="activation=quick_gelu"
+        )
+    if asked is not None and told.activation not in (None, asked):
+        raise ConfigError(
+            f"activation={asked}, but {told.path} is of a model with {told.activation}",
+            code="MMG-C40",
+            where="activation",
+            why="weights trained with one are wrong with the other, and nothing would show it",
+            fix=f"leave activation out, or activation={told.activation}",
+        )
+    found = told.activation or asked
+    if found is None:
+        raise ConfigError(
+            f"{archive.path} does not tell its activation",
+            code="MMG-C40",
+            where="activation",
+            why="weights trained with gelu are wrong with quick_gelu, and the other way round",
+            fix="activation=gelu, or quick_gelu for open_clip's models named -quickgelu and all of OpenAI's; "
+            "or give open_clip_config.json after the file",
+        )
+    return found
+
+
+def _vocabulary(extra: Sequence[Path], asked: str | None) -> Path:
+    """The text tokenizer's file.
+
+    Raises:
+        ConfigError: MMG-C40, there is none.
+    """
+    among = [path for path in extra if path.suffix == ".txt" or path.name in VOCABULARIES]
+    if asked is None and not among:
+        raise ConfigError(
+            "the weights need the vocabulary of CLIP's text tokenizer",
+            code="MMG-C40",
+            where="vocabulary",
+            why="without it nothing says what their ids of text mean, and mmgen holds no copy",
+            fix=f"vocabulary={VOCABULARY}, from the repository openai/CLIP; or a merges.txt of CLIP",
+        )
+    return Path(asked) if asked is not None else among[0]
+
+
+def _text_tokenizer(archive: Archive, path: Path, rows: int, length: int) -> ClipTextTokenizer:
+    """CLIP's own, for so many positions; it has to have as many ids as the weights have rows.
+
+    Raises:
+        ConfigError: the file is no vocabulary.
+        CheckpointError: MMG-K02, it is another one.
+    """
+    if length < 3:
+        raise another(archive, f"{length} positions of text")
+    try:
+        found = ClipTextTokenizer.from_file(path, length)
+    except ConfigError as error:
+        fix = f"vocabulary={VOCABULARY}, as in the repository openai/CLIP"
+        raise ConfigError(error.what, code=error.code, where="vocabulary", why=error.why, fix=fix) from None
+    if found.num_ids != rows:
+        raise CheckpointError(
+            f"{path} is the vocabulary of other weights",
+            code="MMG-K02",
+            where="vocabulary",
+            why=f"it has {found.num_ids:,} ids, {archive.path.name} has {rows:,}",
+            fix="vocabulary=FILE of the text tokenizer that they were trained with",
+        )
+    return found
+
+
+@torch.no_grad()
+def compare(component: Any, plan: Plan, tensors: Sequence[Mapping[str, Tensor]]) -> Comparison:
+    """See `formats.Format.compare`: features of length one, of pictures and of captions of any length."""
+    from mmgen.interop import clip_reference
+
+    images, text_tokens = pictures(plan.arguments["image_size"]), _captions(component.text_tokenizer)
+    build = clip_reference.transformers if plan.about["hugging_face"] else clip_reference.open_clip
+    reference, theirs = build(plan, tensors[0])
+    image_features, text_features = theirs(component._normalised(images), text_tokens)
+    measures = (
+        Measure(
+            "largest difference of features of pictures",
+            float((component.encode_image(images) - image_features).abs().max()),
+            TOLERANCE,
+        ),
+        Measure(
+            "largest difference of features of captions",
+            float((component.encode_text(text_tokens) - text_features).abs().max()),
+            TOLERANCE,
+        ),
+    )
+    size = images.shape[-1]
+    return Comparison(released(reference), f"2 pictures of {size}×{size} pixels, {len(text_tokens)} captions", measures)
+
+
+def _captions(text_tokenizer: ClipTextTokenizer) -> Tensor:
+    """Ids (3,T) of captions of one word, of some, and of as many as there is room for."""
+    length, start, stop = text_tokenizer.context_length, text_tokenizer.start, text_tokenizer.stop
+    text_tokens = torch.randint(0, start, (3, length), generator=torch.Generator().manual_seed(0))
+    text_tokens[:, 0] = start
+    for row, end in enumerate((min(2, length - 1), length // 2, length - 1)):
+        text_tokens[row, end] = stop
+        text_tokens[row, end + 1 :] = 0
+    return text_tokens
