@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from mmgen.evaluators.zero_shot import ZeroShot, fields, fill
 from mmgen.protocols import Evidence, Setting
@@ -160,3 +161,97 @@ def test_one_choice_is_no_question():
         ZeroShot(choices=1)
     needs = ZeroShot(max_pictures=3).needs
     assert (needs.features, needs.attributes, needs.max_pictures) == (True, True, 3)
+
+
+def one_attribute(captions, count=40, classes=8, seed=0, spread=1.0, templates=("a {kind}", "one {kind}")):
+    """Pictures like the captions of their classes, more or less; their features, and a setting."""
+    torch.manual_seed(seed)
+    kinds = [f"kind{i}" for i in range(classes)]
+    where = setting(captions, {"kind": kinds}, templates)
+    truths = [kinds[i * i % classes] for i in range(count)]
+    looks = sum(captions.features([fill(t, {"kind": kind}) for kind in truths]) for t in templates)
+    return where, truths, looks + spread * torch.randn(count, 4000)
+
+
+def test_top_1_top_5_per_class_and_confusion_are_those_of_torchmetrics(captions, sample, number):
+    where, truths, features = one_attribute(captions)
+    samples = [sample(id=str(i), kind=kind) for i, kind in enumerate(truths)]
+    findings = judge(ZeroShot(choices=None), where, samples, features)
+    kinds = where.classes["kind"]
+    texts = torch.stack([captions.features([f"a {k}", f"one {k}"]).mean(0) for k in kinds])
+    scores = features @ torch.nn.functional.normalize(texts, dim=-1).T
+    labels = torch.tensor([kinds.index(kind) for kind in truths])
+    expected = {
+        name: multiclass_accuracy(scores, labels, num_classes=8, average=average, top_k=top).item()
+        for name, average, top in (("", "micro", 1), ("_top5", "micro", 5))
+    }
+    assert number(findings, "zero_shot/kind").value == pytest.approx(expected[""])
+    assert 0 < expected[""] < expected["_top5"] < 1
+    assert number(findings, "zero_shot/kind_top5").value == pytest.approx(expected["_top5"])
+    assert number(findings, "zero_shot/kind_top5").chance == pytest.approx(5 / 8)
+    own = multiclass_accuracy(scores, labels, num_classes=8, average="none")
+    table = findings.tables["Zero-shot: kind"]
+    for kind, row, share in zip(kinds, table, own, strict=True):
+        assert row["pictures"] == truths.count(kind)
+        if kind in truths:
+            assert row["right, %"] == pytest.approx(100 * share.item(), abs=0.06)
+    mean = sum(own[kinds.index(kind)].item() for kind in set(truths)) / len(set(truths))
+    assert number(findings, "zero_shot/kind_mean_per_class").value == pytest.approx(mean)
+    matrix = multiclass_confusion_matrix(scores, labels, num_classes=8)
+    rows = findings.tables["Zero-shot: kind, how often taken for which"]
+    assert [[row[kind] for kind in kinds] for row in rows] == matrix.tolist()
+
+
+def test_each_caption_alone_stands_beside_the_ensemble(captions, sample, number):
+    """The pictures are like the second caption of their class, and the first says nothing about half of them."""
+    where = setting(captions, {"kind": ["a", "b"]}, ["first {kind}", "second {kind}"])
+    samples = [sample(id=str(i), kind="ab"[i % 2]) for i in range(4)]
+    second = captions.features([f"second {s['attributes']['kind']}" for s in samples])
+    looks = second + 0.5 * captions.features(["first a"])
+    findings = judge(ZeroShot(), where, samples, looks)
+    assert number(findings, "zero_shot/kind").value == 1
+    assert number(findings, "zero_shot/kind_single").value == 0.5
+    assert findings.tables["Zero-shot: kind, by each caption alone"] == [
+        {"caption": "first {kind}", "pictures": 4, "right, %": 50.0},
+        {"caption": "second {kind}", "pictures": 4, "right, %": 100.0},
+    ]
+
+
+def test_templates_of_ones_own_stand_in_for_the_datasets(captions, sample):
+    evaluator = ZeroShot(choices=3, attributes=["tone"], templates=["a photo of {}", "{tone}, {name}"])
+    samples = [sample(id="x", name=NAMES[7], tone="dark")]
+    judge(evaluator, setting(captions), samples, torch.zeros(1, 4000))
+    assert set(captions.seen) == {f"a photo of {t}" for t in TONES} | {f"{t}, {NAMES[7]}" for t in TONES}
+    assert not evaluator.needs.templates
+
+
+def test_captions_that_all_pictures_share_are_encoded_once(captions, sample):
+    where = setting(captions, {"kind": ["a", "b"]}, ["a {kind}"])
+    evaluator = ZeroShot(choices=None)
+    evaluator.begin(where)
+    for i in range(3):
+        samples = [sample(id=str(i), kind="a")]
+        evaluator.update(Evidence(samples, torch.zeros(1, 3, 8, 8), image_features=torch.zeros(1, 4000)))
+    assert captions.seen == ["a a", "a b"]
+
+
+@pytest.mark.parametrize("templates", [[], ["a cat"], ["a {"], ["{}", "{}"]])
+def test_templates_that_are_none_are_refused(templates):
+    with pytest.raises(ValueError, match="template"):
+        ZeroShot(templates=templates)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "classes", "reason"),
+    [
+        (ZeroShot(), {"kind": ["a"]}, "needs two classes"),
+        (ZeroShot(attributes=["size"]), {"kind": ["a", "b"]}, "no picture has the attribute size"),
+        (ZeroShot(templates=["{size}"]), {"kind": ["a", "b"]}, "attributes that the templates name"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(captions, sample, evaluator, classes, reason):
+    findings = judge(
+        evaluator, setting(captions, classes, ["a {kind}"]), [sample(id="x", kind="a")], torch.rand(1, 4000)
+    )
+    assert findings.numbers == []
+    assert reason in findings.stood_aside

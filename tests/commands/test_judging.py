@@ -1,0 +1,158 @@
+"""`mmgen evaluate` on pictures and encoders from elsewhere: folders of classes, several runs, weights of their own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mmgen.commands.comparison import varied
+from mmgen.images import save_png
+from mmgen.runs.directory import RunDirectory
+from tests.tiny import files
+
+MEAN_COLOURS = """
+import torch
+
+class MeanColours(torch.nn.Module):
+    pretrained = True
+    image_size = 8
+
+    def __init__(self, *, text_tokenizer, image_size: int, gain: float = 1.0) -> None:
+        super().__init__()
+        assert text_tokenizer is None
+        self.gain, self.image_size = gain, image_size
+
+    def encode_image(self, images):
+        return torch.nn.functional.normalize(self.probe_features(images), dim=-1)
+
+    def probe_features(self, images):
+        return self.gain * images.mean(dim=(2, 3))
+"""
+COLOURS = "encoder=mean_colours:MeanColours"  # it needs no training and reads no text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mean_colours(work) -> None:
+    (work / "mean_colours.py").write_text(MEAN_COLOURS)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory) -> Path:
+    """Sixty pictures in folders of three classes: flat and noisy, each near a colour of its own."""
+    root, source = tmp_path_factory.mktemp("classes"), torch.Generator().manual_seed(0)
+    for name, colour in {"red": (0.8, 0.2, 0.2), "green": (0.2, 0.7, 0.2), "dark_blue": (0.1, 0.1, 0.5)}.items():
+        (root / name).mkdir()
+        for i in range(20):
+            image = torch.tensor(colour)[:, None, None] + 0.1 * torch.randn(3, 16, 16, generator=source)
+            save_png(image.clamp(0, 1), root / name / f"{i}.png")
+    return root
+
+
+def evaluation(work: Path, name: str) -> dict:
+    return json.loads((work / name / "evaluation.json").read_text())
+
+
+def numbers(found: dict, name: str) -> dict:
+    return {number["name"]: number for number in found["findings"][name]["numbers"]}
+
+
+def test_a_folder_of_classes_is_judged_whole_by_zero_shot_and_in_halves_by_a_probe(call, work, classes):
+    code, out, err = call(
+        "evaluate", "run=runs/tiny", "evaluator=[zero_shot,linear_probe]", "dataset=folder", f"dataset.path={classes}",
+        "dataset.image_size=16", "out=judged",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "not the pictures that the run was trained on" in out
+    found = evaluation(work, "judged")
+    zero_shot, probe = numbers(found, "zero_shot"), numbers(found, "linear_probe")
+    assert zero_shot["zero_shot/class"]["n"] == 60
+    assert "pictures of all, each among all 3 classes, of 3 captions each" in zero_shot["zero_shot/class"]["note"]
+    assert zero_shot["zero_shot/class_single"]["n"] == 60
+    assert probe["linear_probe/class"]["n"] == 30
+    assert probe["linear_probe/class"]["value"] > 0.9, "three colours, by 32 features of a small encoder"
+    rows = found["findings"]["zero_shot"]["tables"]["Zero-shot: class"]
+    assert [row["class"] for row in rows] == ["dark blue", "green", "red"]
+    assert "linear_probe/class" in out
+
+
+def test_an_encoder_that_comes_with_its_weights_is_judged_without_a_run(call, work, classes):
+    code, out, err = call(
+        "evaluate", COLOURS, "encoder.gain=2", "evaluator=[linear_probe,zero_shot]", "dataset=folder",
+        f"dataset.path={classes}", "dataset.image_size=8", "out=alone",
+    )  # fmt: skip
+    assert code == 0, err
+    found = evaluation(work, "alone")
+    assert found["run"] == "mean_colours:MeanColours"
+    assert numbers(found, "linear_probe")["linear_probe/class"]["value"] == 1
+    assert found["findings"]["zero_shot"]["stood_aside"] == "the encoder reads pictures only, no captions"
+    assert "zero_shot stood aside" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["encoder=clip", "evaluator=[linear_probe]"], "MMG-C38", "has no weights of its own"),
+        ([COLOURS, "run=runs/tiny", "evaluator=[linear_probe]"], "MMG-C38", "run=runs/tiny names one"),
+        ([COLOURS, "evaluator=[zero_shot]"], "MMG-D27", "reads pictures only"),
+        (["run=runs/tiny", "evaluator=[linear_probe]", "evaluator.linear_probe.attribute=size"], "MMG-D27", "size"),
+        (["runs=[runs/tiny]", "evaluator=[retrieval]"], "MMG-C39", "two runs or more"),
+        (["runs=[runs/tiny,runs/tiny]", "evaluator=[retrieval]"], "MMG-C39", "two runs or more"),
+        (["runs=[runs/tiny,runs/b]", "run=runs/tiny", "evaluator=[retrieval]"], "MMG-C39", "run= is given too"),
+        (["run=runs/tiny", "evaluator=[zero_shot]", "evaluator.zero_shot.templates=[a cat]"], "MMG-C04", "no place"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_and_leaves_nothing(call, work, classes, arguments, code, said):
+    before = files(work)
+    status, _, err = call("evaluate", *arguments, "dataset=folder", f"dataset.path={classes}", "dataset.image_size=16")
+    assert status != 0
+    assert f"error[{code}]" in err, err
+    assert said in err
+    assert files(work) == before
+
+
+def test_a_folder_of_one_class_or_with_one_picture_of_each_cannot_be_judged(call, work, classes, tmp_path):
+    for name in ("red", "green"):
+        (tmp_path / name).mkdir()
+        shutil.copy(classes / name / "0.png", tmp_path / name)
+    judge = ["evaluate", "run=runs/tiny", "evaluator=[linear_probe]", "dataset=folder", "dataset.image_size=16"]
+    status, _, err = call(*judge, f"dataset.path={tmp_path}")
+    assert status != 0
+    assert "error[MMG-D27]" in err
+    shutil.rmtree(tmp_path / "green")
+    status, _, err = call(*judge, f"dataset.path={tmp_path}")
+    assert status != 0
+    assert "error[MMG-D03]" in err
+
+
+def test_several_runs_stand_side_by_side_over_the_option_that_tells_them_apart(call, work):
+    for number, share in enumerate((0.3, 0.0)):
+        run = work / "runs" / f"noisy-{number}"
+        shutil.copytree(work / "runs" / "tiny", run)
+        config = RunDirectory(run).read_config()
+        config["stages"]["encoder"]["task"]["alternative_captions"] = share
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    code, _, err = call("evaluate", "runs=[runs/noisy-0,runs/noisy-1]", "evaluator=[retrieval]", "out=compared")
+    assert code == 0, err
+    found = json.loads((work / "compared" / "comparison.json").read_text())
+    assert found["option"].endswith("alternative_captions")
+    assert [(run["run"], run["value"]) for run in found["runs"]] == [("runs/noisy-1", 0.0), ("runs/noisy-0", 0.3)]
+    page = (work / "compared" / "comparison.html").read_text()
+    assert page.count("<svg") == len(found["runs"][0]["figures"]) == 6
+    assert "over stages.encoder.task.alternative_captions" in page
+    for run in ("noisy-0", "noisy-1"):
+        assert len(list((work / "runs" / run / "evaluations").iterdir())) == 1
+        shutil.rmtree(work / "runs" / run)
+
+
+def test_the_option_that_varies():
+    assert varied([{"a": 1, "b": 0.1}, {"a": 1, "b": 0.3}]) == ("b", [0.1, 0.3])
+    assert varied([{"a": 1, "b": 0.1}, {"a": 2, "b": 0.3}]) == ("", [None, None])
+    assert varied([{"a": "x"}, {"a": "y"}]) == ("", [None, None])
+    assert varied([{"a": True}, {"a": False}]) == ("", [None, None])
+    assert varied([{"a": 1}, {"a": 1}]) == ("", [None, None])
+    assert varied([{"a": 1}, {}]) == ("", [None, None])
