@@ -245,3 +245,29 @@ def _component(stage: Stage, pictures: Samples, grid: tuple[int, int] | None) ->
         raise
     except Exception:
         return None
+
+
+def check_fixed(kind: str, component: Mapping[str, Any], init_from: Part | None) -> None:
+    """Raises CheckpointError MMG-K11 where weights would be gone on with under another value of an option that no
+    weight shows, such as the activation: they would fit, and be wrong."""
+    if init_from is None or component["name"] != init_from.config["name"]:
+        return
+    fixed = getattr(registry.find(kind, component["name"]).load(), "fixed_options", ())
+    ours, theirs = (registry.complete(kind, config) for config in (component, init_from.config))
+    for option in fixed:
+        wanted, trained = (_value(config, option) for config in (ours, theirs))
+        if wanted != trained:
+            raise CheckpointError(
+                f"{kind}.{option}={quoted(wanted, 40)}, but the weights of init_from were trained with "
+                f"{quoted(trained, 40)}",
+                code="MMG-K11",
+                where=f"{kind}.{option}",
+                why="they would fit and compute something else: nothing in them shows this option",
+                fix=f"{kind}.{option}={str(trained).lower() if isinstance(trained, bool) else trained}, "
+                "or train without init_from",
+            )
+
+
+def _value(config: Mapping[str, Any], option: str) -> Any:
+    """An option's value, or that of the option which null stands for."""
+    return config["num_heads"] if option == "text_heads" and config[option] is None else config[option]

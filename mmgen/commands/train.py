@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mmgen.checkpoint.parts import Part, check_requires
-from mmgen.commands.preflight import check_new, check_stages, check_tokens, read_pictures
+from mmgen.commands.preflight import check_fixed, check_new, check_stages, check_tokens, read_pictures
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.commands.starting import locked, meet
 from mmgen.data.module import Samples
@@ -52,6 +52,7 @@ def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | Non
     init_from = part_of(config["init_from"], kind, "init_from") if config["init_from"] else None
     if init_from is not None:
         stage.init_from = init_from.fingerprint
+        check_fixed(kind, config[kind], init_from)
         check_requires({kind: init_from, **({"tokenizer": tokenizer} if tokenizer else {})})
     pictures = read_pictures(config["dataset"])
     check_stages([stage], pictures)
