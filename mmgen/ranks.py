@@ -97,6 +97,9 @@ def join(backend: str, timeout: float) -> Ranks:
     Args:
         backend: of the training's collectives: "gloo" for CPUs, "nccl" for GPUs.
         timeout: seconds that a collective waits for a process that does not answer.
+
+    Raises:
+        MmgenError: MMG-R06, some of them did not come.
     """
     global _current
     if _current.size > 1 or not launched():
@@ -113,8 +116,16 @@ def join(backend: str, timeout: float) -> Ranks:
         torch.cuda.set_device(environment.local_rank())
     for name in ("lightning_fabric", "pytorch_lightning.utilities.rank_zero"):  # they announce the group in a box
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Lightning's strategies find the group made, and use it.
-    _init_dist_connection(environment, backend, timeout=timedelta(seconds=timeout))
+    try:  # Lightning's strategies find the group made, and use it
+        _init_dist_connection(environment, backend, timeout=timedelta(seconds=timeout))
+    except (dist.DistError, RuntimeError) as error:
+        raise MmgenError(
+            f"rank {environment.global_rank()} did not find all {environment.world_size()} processes of its group",
+            code="MMG-R06",
+            where=f"{environment.main_address}:{environment.main_port}",
+            why=str(error).strip().splitlines()[0][:200],
+            fix="start all of them with torchrun, or with srun; see docs/scale.md",
+        ) from error
     group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
     _current = Ranks(dist.get_rank(), dist.get_world_size(), group)
     return _current

@@ -25,7 +25,7 @@ def command(*argv: str, **env: str) -> dict[str, Any]:
     return {"argv": argv, "env": env}
 
 
-def run_groups(work: Path, groups: list[Group], timeout: float = 600) -> list[list[list[int]]]:
+def run_groups(work: Path, groups: list[Group], timeout: float = 1500) -> list[list[list[int]]]:
     """Runs the groups one after the other in a directory.
 
     Returns:

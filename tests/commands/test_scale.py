@@ -221,52 +221,60 @@ def test_four_processes_and_other_options_train_as_one_process(more, name, alone
     assert_same_curves(more, name, tolerance, alone)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Where one process has trained, and nothing else has happened."""
+    work = workplace(tmp_path_factory.mktemp("alone"))
+    assert run_groups(work, [ALONE]) == [[[0, 0]]], said(work, 0, 0)
+    return work
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_all_and_the_training_goes_on(more, rank):
+def test_a_killed_process_ends_all_and_the_training_goes_on(alone, rank):
     """Started by mmgen itself; a process dies without a word amid a step."""
     name = f"killed-{rank}"
     argv = train(name, "fsdp", STRIKING)["argv"]
     before = time.monotonic()
-    result = run_mmgen(*argv, cwd=more, timeout=100, STRIKE=f"{rank}:9:KILL")
+    result = run_mmgen(*argv, cwd=alone, timeout=100, STRIKE=f"{rank}:9:KILL")
     assert result.returncode == 137, result.stderr
     assert f"rank {rank} (pid " in result.stderr
     assert "was killed by SIGKILL" in result.stderr
     assert "Traceback" not in result.stderr
-    newest, _ = newest_valid(more / "runs" / name / "checkpoints")
+    newest, _ = newest_valid(alone / "runs" / name / "checkpoints")
     assert newest.name == "step-000006"
     died = newest.stat().st_mtime - time.time() + time.monotonic()
     assert before < died
     assert time.monotonic() - died < 15, "all are gone soon after"
-    assert run_mmgen(*argv, cwd=more, timeout=100).returncode == 0
-    assert_same_curves(more, name)
+    assert run_mmgen(*argv, cwd=alone, timeout=100).returncode == 0
+    assert_same_curves(alone, name)
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_all_after_the_timeout(more):
+def test_a_process_that_hangs_ends_all_after_the_timeout(alone):
     argv = train("hung", "ddp", STRIKING, "trainer.timeout=5")["argv"]
-    result = run_mmgen(*argv, cwd=more, timeout=100, STRIKE="1:9:SLEEP")
+    result = run_mmgen(*argv, cwd=alone, timeout=100, STRIKE="1:9:SLEEP")
     assert result.returncode == 1, result.stderr
     assert "error[MMG-R06]: rank 0 of 2 lost touch with another process at step 9 of the generator" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_too(more):
+def test_torchrun_starts_it_too(alone):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     argv = [*torchrun, Path(sys.executable).parent / "mmgen", *train("torchrun", "fsdp")["argv"]]
-    result = subprocess.run(argv, cwd=more, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    result = subprocess.run(argv, cwd=alone, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert_same_curves(more, "torchrun")
+    assert_same_curves(alone, "torchrun")
 
 
 @pytest.mark.slow
-def test_a_whole_run_by_two_processes(more):
+def test_a_whole_run_by_two_processes(alone):
     """Every stage by both; drawing and judging by one of them."""
     placed = ["trainer=ddp", *CPU, "trainer.devices=2"]
-    codes = run_groups(more, [(2, [command("run", "run.name=whole", *RUN, QUIET, *placed)])])
-    assert codes == [[[0], [0]]], said(more, 0, 0)
-    whole = more / "runs" / "whole"
+    codes = run_groups(alone, [(2, [command("run", "run.name=whole", *RUN, QUIET, *placed)])])
+    assert codes == [[[0], [0]]], said(alone, 0, 0)
+    whole = alone / "runs" / "whole"
     assert json.loads((whole / "status.json").read_text())["state"] == "finished"
     assert len(json.loads((whole / "evaluation.json").read_text())["findings"]) == 4
     for kind in ("tokenizer", "generator", "encoder"):

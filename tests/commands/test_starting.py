@@ -169,3 +169,18 @@ def test_errors_travel_between_processes():
         assert type(again) is type(error)
         assert again.render() == error.render()
         assert again.exit_code == error.exit_code
+
+
+def test_processes_that_do_not_come_are_missed(tmp_path):
+    """In a process of its own: a group that failed leaves traces in torch."""
+    code = "from mmgen.ranks import join; join('gloo', 1)"
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **alone, "TORCHELASTIC_RUN_ID": "x"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "error[MMG-R06]: rank 0 did not find all 2 processes of its group" in result.stderr
+    assert "1/2 clients joined" in result.stderr
