@@ -118,8 +118,8 @@ class Trainable(Protocol):
     loss: no dropout, no relaxation, nothing random.
 
     A module in an attribute `discriminator` learns against the rest: its loss is added to the component's, and neither
-    side's gradient may reach the other's weights. It is trained with `task.discriminator_optimizer`, kept in checkpoints,
-    and left out (the attribute is None) of the averaged weights, which are what is validated and published.
+    side's gradient may reach the other's weights. It is trained with `task.discriminator_optimizer`, kept in
+    checkpoints, and left out (the attribute is None) of the averaged weights, which are validated and published.
     """
 
     def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]: ...

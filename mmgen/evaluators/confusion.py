@@ -35,8 +35,9 @@ def by_class(title: str, pairs: Pairs, values: Sequence[str]) -> dict[str, Rows]
     ]
     if len(rows) <= LONG:
         return {title: rows}
-    rows = [row for row in rows if row["pictures"]]
-    return {f"{title}, the {LONG} classes hardest to tell": sorted(rows, key=lambda row: row["right, %"])[:LONG]}
+    hardest = sorted((value for value in values if total[value]), key=lambda value: right[value] / total[value])[:LONG]
+    by_name = {row["class"]: row for row in rows}
+    return {f"{title}, the {LONG} classes hardest to tell": [by_name[value] for value in hardest]}
 
 
 def confusion(pairs: Pairs, values: Sequence[str]) -> Rows:

@@ -70,10 +70,10 @@ def fit(
             search.zero_grad()
             loss = cross_entropy(rows @ table[:, :width].T + table[:, width], labels)
             loss = loss + table[:, :width].square().sum() / (2 * strength * count)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
-        search.step(closure)  # type: ignore[no-untyped-call]
+        search.step(closure)
     found = table.detach()
     return Linear(found[:, :width].clone(), found[:, width].clone())
 

@@ -210,7 +210,7 @@ class ZeroShot:
 
     def _tables(self, attribute: str, found: Answers) -> dict[str, list[dict[str, Any]]]:
         values, title = self._classes[attribute], f"Zero-shot: {attribute}"
-        tables = {}
+        tables: dict[str, list[dict[str, Any]]] = {}
         if self._all_of(values):
             tables |= by_class(title, found.pairs, values)
         if not self._all_of(values) or len(values) > CONFUSION:

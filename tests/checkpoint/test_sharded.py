@@ -80,7 +80,11 @@ def test_any_part_is_read_from_the_pieces_that_overlap_it(tmp_path):
                 assert torch.equal(stored[name].read(wanted), expected)
 
 
-STATE = {"epoch": 3, "state_dict": {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7)}, "rest": [(1, "a")]}
+STATE = {
+    "epoch": 3,
+    "state_dict": {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7)},
+    "rest": [(1, "a")],
+}
 
 
 def test_what_one_process_saves_in_pieces_comes_back(tmp_path):

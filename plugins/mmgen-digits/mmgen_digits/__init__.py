@@ -27,7 +27,7 @@ class Digits:
 
     attribution = "Pictures: Optical Recognition of Handwritten Digits, E. Alpaydin, C. Kaynak (UCI, CC BY 4.0)"
     templates: Sequence[str] = ("the digit {digit}", "the number {digit}", "a handwritten {digit}")
-    classes: Mapping[str, Sequence[str]] = {"digit": NAMES}  # noqa: RUF012
+    classes: Mapping[str, Sequence[str]] = {"digit": NAMES}
 
     def __init__(self, image_size: int = 16) -> None:
         from sklearn.datasets import load_digits

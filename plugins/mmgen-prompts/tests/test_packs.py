@@ -6,6 +6,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+
 from mmgen.data.prompts import prompt_names, read_prompts
 
 # Classes and templates of each dataset, from the table of the published lists.
