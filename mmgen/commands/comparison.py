@@ -17,7 +17,8 @@ from mmgen.tracking.comparison import Compared, write_comparison
 from mmgen.tracking.run_files import read_run
 
 SHOWN = 12  # figures in the terminal; the page has them all
-BESIDE = ("run.", "tracking.", "resume", "evaluator.", "drawing.")  # keys that change nothing in what was trained
+# What changes nothing in what was trained, or, as the data's fingerprint does, only follows from what does.
+BESIDE = ("run.", "tracking.", "resume", "evaluator.", "drawing.", "data")
 
 
 def several(config: Mapping[str, Any], judge: Callable[[str], Path]) -> int:
@@ -56,7 +57,7 @@ def _options(run: str) -> dict[str, Any]:
         found = RunDirectory(run).read_config()
     except (MmgenError, OSError):
         return {}
-    return {key: value for key, value in _flat(found) if not key.startswith(BESIDE)}
+    return {key: value for key, value in _flat(found) if not key.startswith(BESIDE) or key.startswith("dataset.")}
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -61,7 +61,7 @@ def _judge(config: dict[str, Any]) -> Path:
         "seed": chosen["seed"],
         "drawing_seed": chosen["drawing"]["seed"],
     }
-    foreign = _foreign(source, pictures, recorded.get("dataset") != chosen["dataset"])
+    foreign = _foreign(source, recorded, pictures)
     with _fresh(config["out"], source, "-".join(chosen["evaluator"])) as out:
         judging = Evaluation(model, pictures, RunDirectory(out), chosen, shows=False, about=about, foreign=foreign)
         _refuse_nothing(judging.run())
@@ -149,17 +149,17 @@ def _check_size(model: TextToImage, pictures: Pictures) -> None:
         )
 
 
-def _foreign(source: Path | None, pictures: Pictures, asked_for: bool) -> bool:
-    """Whether nothing was trained on these pictures, as far as the run or the export says; then it is told. A run of
-    one stage says which dataset it had, and no more."""
+def _foreign(source: Path | None, recorded: dict[str, Any], pictures: Pictures) -> bool:
+    """Whether nothing was trained on these pictures, as far as the run or the export says; of a run it is told."""
     if source is None:
         return True
     if is_export(source):
         return read_export(source).data.get("fingerprint") != pictures.fingerprint  # an import was trained elsewhere
     lineage = source / "lineage.json"
+    trained = recorded.get("data")  # of a run of one stage
     if lineage.is_file():
-        asked_for = read_json(lineage, trusted=True)["data"]["fingerprint"] != pictures.fingerprint
-    if not asked_for:
+        trained = read_json(lineage, trusted=True)["data"]["fingerprint"]
+    if trained in (None, pictures.fingerprint):
         return False
     print("warning: these are not the pictures that the run was trained on; a split may hold some of them")
     return True

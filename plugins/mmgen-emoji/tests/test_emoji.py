@@ -113,3 +113,19 @@ def test_the_cache_is_checked_and_not_needed(monkeypatch, tmp_path, emoji):
 def test_sizes_outside_the_pictures_are_refused():
     with pytest.raises(ValueError, match="8 to 72"):
         Emoji(image_size=100)
+
+
+def test_categories_are_unicodes_ten_and_captions_say_them_only_when_asked():
+    plain, taught = Emoji(), Emoji(categories=True)
+    assert len(plain.classes["category"]) == 10
+    assert {sample["attributes"]["category"] for sample in (plain[i] for i in range(len(plain)))} == set(
+        plain.classes["category"]
+    )
+    bus = next(i for i in range(len(plain)) if plain[i]["caption"] == "bus stop")
+    assert plain[bus]["attributes"]["category"] == "travel & places"
+    assert taught[bus]["caption"] == plain[bus]["caption"]
+    assert taught[bus]["captions"][: len(plain[bus]["captions"])] == plain[bus]["captions"]
+    assert "an emoji from travel & places" in taught[bus]["captions"]
+    assert not any("travel" in caption for caption in plain[bus]["captions"] if "&" in caption)
+    assert taught.fingerprint != plain.fingerprint
+    assert taught.splits == plain.splits
