@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle
 import signal
@@ -11,8 +13,8 @@ import time
 
 import pytest
 
-from mmgen import ranks
-from mmgen.commands import starting
+from mmgen import cli, ranks
+from mmgen.commands import launch, starting
 from mmgen.commands.preflight import check_ranks
 from mmgen.commands.stages import Stage
 from mmgen.errors import ConfigError, ConfigErrors, NonFiniteError
@@ -24,6 +26,9 @@ CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "
 def nobody_started_us(monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +159,19 @@ time.sleep(20)
     assert [process.wait() for process in processes] == [143, 143]
 
 
-def test_every_process_gets_the_config_and_speaks_for_itself_when_it_fails(capfd, tmp_path, monkeypatch):
-    """`export` stands for a training here: it ends at once, saying what it looked for."""
-    monkeypatch.chdir(tmp_path)
-    config = {"run": "nowhere/${x}", "to": str(tmp_path / "out"), "tokenizer_from": None, "encoder_from": None}
-    assert starting.start(2, "export", config) == 5
-    assert capfd.readouterr().err.count("'nowhere/${x}' holds no finished run") == 2
+def test_every_process_is_started_and_speaks_for_itself_when_it_fails(capfd):
+    assert starting.start(2, "no_such_command", {"a": 1}) == 1
+    assert capfd.readouterr().err.count("ModuleNotFoundError: No module named 'mmgen.commands.no_such_command'") == 2
+
+
+def test_a_process_that_was_started_has_the_config_as_it_was_checked(monkeypatch):
+    config = {"run": {"name": "a,b=${c}", "dir": "runs"}, "task": {"betas": [0.9, 0.96]}, "seed": None}
+    got = []
+    monkeypatch.setattr(starting, "die_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(config)))
+    monkeypatch.setattr(launch, "function", lambda command: lambda *given: got.append((command, *given)) or 3)
+    assert cli.main([cli.AS_STARTED, "train"]) == 3
+    assert got == [("train", config, [])]
 
 
 def test_errors_travel_between_processes():
@@ -171,7 +183,8 @@ def test_errors_travel_between_processes():
         assert again.exit_code == error.exit_code
 
 
-def test_processes_that_do_not_come_are_missed(tmp_path):
+@pytest.mark.slow
+def test_processes_that_do_not_come_are_missed():
     """In a process of its own: a group that failed leaves traces in torch."""
     code = "from mmgen.ranks import join; join('gloo', 1)"
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
