@@ -117,8 +117,7 @@ def seal(directory: Path) -> None:
 
 
 def publish(temp: Path, destination: Path) -> None:
-    """Puts a sealed directory in place. A directory cannot be renamed onto another: the old one steps aside first
-    (`remove_leftovers` puts it back)."""
+    """Renames into place. A directory cannot take another's name: that one steps aside (see `remove_leftovers`)."""
     aside = beside(destination, "old") if destination.exists() else None
     if aside:
         os.replace(destination, aside)
