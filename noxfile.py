@@ -32,9 +32,10 @@ def install(session: nox.Session, *more: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything but what takes minutes."""
+    """Everything but what takes minutes, by two processes; a file's tests, which share fixtures, stay together."""
     install(session)
-    session.run("pytest", *(session.posargs or TESTS), env=ENV)
+    parallel = ("-n", "2", "--dist", "loadfile")
+    session.run("pytest", *parallel, *(session.posargs or TESTS), env={**ENV, "OMP_NUM_THREADS": "1"})
 
 
 @nox.session

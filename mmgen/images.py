@@ -191,6 +191,14 @@ def encode_png(image: Tensor, text: Mapping[str, str] | None = None) -> bytes:
     return file.getvalue()
 
 
+def through_jpeg(image: Tensor, quality: int) -> Tensor:
+    """A picture (3,H,W) in [0,1] as JPEG leaves it, at a quality in 1..95."""
+    file = io.BytesIO()
+    _to_pil(image).save(file, format="JPEG", quality=quality)
+    with Image.open(file) as spoilt:
+        return _from_pil(spoilt.convert("RGB"))
+
+
 def save_png(image: Tensor, path: str | Path, text: Mapping[str, str] | None = None) -> None:
     """Writes `encode_png` to a file, making its folder."""
     path = Path(path)

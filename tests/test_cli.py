@@ -148,8 +148,9 @@ def test_flags(tmp_path: Path):
 
 def test_positionals_and_the_config_reach_the_command(calls: Calls):
     assert cli.main(["classify", "a.png", "a cat", "labels=my labels.txt", "--", "x=1"]) == 0
-    config = {"run": None, "labels": "my labels.txt", "templates": None, "out": None}
-    assert calls == [(config, ["a.png", "a cat", "x=1"])]
+    (((config, positionals),),) = (calls,)
+    assert positionals == ["a.png", "a cat", "x=1"]
+    assert (config["run"], config["labels"], config["out"]) == (None, "my labels.txt", None)
 
 
 def test_what_looks_like_a_key_is_never_a_caption(calls: Calls, capsys: pytest.CaptureFixture[str]):

@@ -6,14 +6,14 @@ random about a picture follows from its id and the seed. Letters: H W pixels.
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmgen.images import through_jpeg
 
 SEVERITIES = 5
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
@@ -62,12 +62,7 @@ def _pixelate(image: Tensor, level: int, source: torch.Generator) -> Tensor:
 
 
 def _jpeg(image: Tensor, level: int, source: torch.Generator) -> Tensor:
-    quality = (40, 25, 15, 10, 5)[level]
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
-    read = torch.frombuffer(bytearray(Image.open(file).convert("RGB").tobytes()), dtype=torch.uint8)
-    return read.view(*pixels.shape).permute(2, 0, 1).float() / 255
+    return through_jpeg(image, (40, 25, 15, 10, 5)[level])
 
 
 def _contrast(image: Tensor, level: int, source: torch.Generator) -> Tensor:

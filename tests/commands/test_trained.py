@@ -132,7 +132,7 @@ def test_templates_stand_around_the_labels(work, call):
 
 
 def test_ctrl_c_while_drawing_is_one_line(work):
-    with start("sample", "a red bar", "num_images=100000", "keep=1", "out=stopped", cwd=work) as process:
+    with start("sample", "a red bar", "num_images=100000", "keep=1", "out=stopped-drawing", cwd=work) as process:
         line = process.stderr.readline()
         assert line.startswith("drawing: "), line
         process.send_signal(signal.SIGINT)
@@ -141,7 +141,7 @@ def test_ctrl_c_while_drawing_is_one_line(work):
     (line,) = [line for line in err.splitlines() if not line.startswith("drawing: ")]  # the bar's last state
     assert line == "interrupted"
     assert out == ""
-    assert not (work / "stopped").exists()
+    assert not (work / "stopped-drawing").exists()
 
 
 # ---- training one part at a time

@@ -41,7 +41,7 @@ MODELS = {
     "vq": lambda: VQ(image_size=8, codebook_size=7, codebook_dim=6, width=4, blocks=1),
 }
 # Two-dimensional, and yet tables that are looked up in or added, not multiplied with.
-TABLES = {"text_embedding", "text_position", "image_embedding", "row", "column", "patch_position", "codebook"}
+TABLES = {"embedding", "text_embedding", "text_position", "image_embedding", "row", "column", "position", "codebook"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -313,7 +313,7 @@ class Apart(SmallTokenizer):
 
     def quantize(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, indices = super().quantize(images)
-        return features, indices.flip(0)
+        return features, (indices + 1) % self.codebook_size
 
 
 class Miscounting(SmallTokenizer):
