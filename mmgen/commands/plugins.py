@@ -85,8 +85,14 @@ def listing() -> list[str]:
         cause = flaw(component.value)
         note = f"broken: {cause}" if cause else "clash: choose it by this name" if clash else ""
         rows.append((component.kind, component.name, component.owner, note))
-    packages = sorted({(e.dist.name if e.dist else "", e.value) for e in entry_points(group="mmgen.configs")})
-    return [*table(rows), *(f"presets  {package} of {owner}" for owner, package in packages)]
+    packages = sorted(
+        {
+            (what, e.value, e.dist.name if e.dist else "")
+            for what, group in (("presets", "mmgen.configs"), ("prompts", "mmgen.prompts"))
+            for e in entry_points(group=group)
+        }
+    )
+    return [*table(rows), *(f"{what}  {package} of {owner}" for what, package, owner in packages)]
 
 
 def flaw(value: str) -> str:

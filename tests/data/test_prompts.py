@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmgen.commands.plugins import listing
 from mmgen.data.asked import MAX_LABELS
 from mmgen.data.prompts import prompt_names, read_prompts
 from mmgen.errors import ConfigError, DataError, PluginError
@@ -44,6 +45,7 @@ def test_installed_packs_are_found_and_their_code_is_not_run(install):
     install("toy-packs", {"mmgen.prompts": {"toy": "toy_packs.packs"}}, files)
     assert {"toy", "seven"} <= set(prompt_names())
     assert "notes" not in prompt_names()
+    assert "prompts  toy_packs.packs of toy-packs" in listing()
     assert read_prompts("seven").labels == read_prompts("toy").labels
     assert read_prompts("seven").templates == ("my {}",)
     assert read_prompts("toy@toy_packs").labels == read_prompts("toy").labels
