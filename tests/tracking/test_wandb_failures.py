@@ -44,7 +44,7 @@ def test_a_killed_process_is_one_warning_and_no_row_less(
         time.sleep(0.01)
     logger.log_part(tmp_path, "tokenizer", "3fa9", parents={})
     logger.finish()
-    assert time.monotonic() - before < 0.5 + 2.0
+    assert time.monotonic() - before < 10, "it waited for who does not answer"  # alone, it takes under 2 s more
     assert steps(tmp_path) == list(range(60))
     (warning,) = caplog.records
     assert "MMG-W01" in warning.getMessage()
