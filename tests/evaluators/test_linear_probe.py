@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression  # of mmgen-digits, which is installed beside
 
 from mmgen.evaluators.linear_probe import LinearProbe
 from mmgen.evaluators.logistic import fit, search
@@ -44,10 +45,9 @@ def judge(probe: LinearProbe, judged: Evidence, splits: dict[str, Evidence], spl
 
 @pytest.mark.parametrize("strength", [0.01, 1.0, 30.0])
 def test_the_regression_is_that_of_scikit_learn(strength):
-    linear_model = pytest.importorskip("sklearn.linear_model")
     features, labels = clouds(150, 0, spread=0.8)
     ours = fit(features, labels, 3, strength, tolerance=1e-9)
-    theirs = linear_model.LogisticRegression(C=strength, tol=1e-9, max_iter=10000).fit(features.double(), labels)
+    theirs = LogisticRegression(C=strength, tol=1e-9, max_iter=10000).fit(features.double(), labels)
     torch.testing.assert_close(ours.weights, torch.tensor(theirs.coef_), atol=1e-5, rtol=0)
     probs = ours.logits(features).softmax(1)
     torch.testing.assert_close(probs, torch.tensor(theirs.predict_proba(features.double())), atol=1e-5, rtol=0)
