@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmgen.protocols import Generator
 from mmgen.samplers.choice import Choice, uniforms
-from mmgen.samplers.guards import evaluating, refuse_non_finite
+from mmgen.samplers.guards import checked, evaluating, refuse_non_finite
 from mmgen.samplers.prefill import ReadCaptions
 from mmgen.stream import KVCache
 
@@ -77,7 +77,7 @@ class Autoregressive:
             ValueError: arguments that do not fit the generator or each other.
             NonFiniteError: the generator's logits are not numbers.
         """
-        kept_tokens, kept = _checked(generator, text_tokens, num_images, kept_tokens, kept)
+        kept_tokens, kept = checked(generator, text_tokens, num_images, kept_tokens, kept)
         tokens = kept_tokens[:, None].repeat(1, num_images, 1)
         free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
         random = torch.stack([uniforms(seed, i, len(kept)) for i in range(num_images)]).to(text_tokens.device)
@@ -135,27 +135,3 @@ class Autoregressive:
             return logits
         conditional, null = logits.float().chunk(2)
         return null + self.guidance_scale * (conditional - null)
-
-
-def _checked(
-    generator: Generator, text_tokens: Tensor, num_images: int, kept_tokens: Tensor | None, kept: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The kept tokens (C,N), zero where none is kept, and which are kept (N,); ValueError for what does not fit."""
-    text_length, positions = generator.stream.text_length, generator.stream.image_length
-    if text_tokens.ndim != 2 or text_tokens.shape[1] != text_length:
-        raise ValueError(f"text_tokens is {tuple(text_tokens.shape)}; the generator reads (captions, {text_length})")
-    if num_images < 1:
-        raise ValueError(f"num_images is {num_images}; it must be ≥ 1")
-    shape = (len(text_tokens), positions)
-    if kept is None and kept_tokens is None:
-        return text_tokens.new_zeros(shape, dtype=torch.long), torch.zeros(positions, dtype=torch.bool)
-    if kept is None or kept_tokens is None:
-        raise ValueError("kept and kept_tokens go together: which positions are kept, and the tokens to keep there")
-    if kept.shape != (positions,) or kept.dtype != torch.bool:
-        raise ValueError(f"kept is {tuple(kept.shape)} of {kept.dtype}; it must be ({positions},) of torch.bool")
-    if kept_tokens.shape != shape:
-        raise ValueError(f"kept_tokens is {tuple(kept_tokens.shape)}; it must be {shape}")
-    kept_tokens = torch.where(kept, kept_tokens, 0).to(text_tokens.device, torch.long)
-    if kept_tokens.numel() and kept_tokens.min() < 0:
-        raise ValueError(f"kept_tokens holds {int(kept_tokens.min())}; image tokens are ≥ 0")
-    return kept_tokens, kept

@@ -7,16 +7,16 @@ G rows a picture needs (2 with guidance, otherwise 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmgen.protocols import Generator
+from mmgen.samplers.guards import checked, evaluating, refuse_non_finite
 from mmgen.stream import KVCache
 from mmgen_jacobi.probabilities import filtered, inverted, redrawn, uniforms
 
@@ -121,16 +121,16 @@ class Jacobi:
 
         Raises:
             ValueError: arguments that do not fit the generator or each other.
-            FloatingPointError: the generator's logits are not numbers.
+            NonFiniteError: the generator's logits are not numbers.
         """
-        kept_tokens, kept = _checked(generator, text_tokens, num_images, kept_tokens, kept)
+        kept_tokens, kept = checked(generator, text_tokens, num_images, kept_tokens, kept)
         tokens = kept_tokens[:, None].repeat(1, num_images, 1)
         free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
         pictures = len(text_tokens) * num_images
         self.passes.pictures += pictures
         self.passes.one_by_one += pictures * max(len(free) - 1, 0)
         # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
-        with torch.no_grad(), _evaluating(generator):
+        with torch.no_grad(), evaluating(generator):
             for text, row in zip(text_tokens, tokens, strict=True):
                 logits, cache = self._read(generator, text, row[0, : free[0]]) if free else (None, None)
                 for number, picture in enumerate(row):
@@ -155,8 +155,7 @@ class Jacobi:
         conditional = logits[0].float()
         if self.guided:
             conditional = logits[1].float() + self.guidance_scale * (conditional - logits[1].float())
-        if not conditional.isfinite().all():
-            raise FloatingPointError("the generator's logits are not finite numbers; its training diverged")
+        refuse_non_finite(conditional.isfinite().all())
         return filtered(conditional, self.temperature, self.top_k, self.top_p, self.min_p)
 
 
@@ -243,40 +242,3 @@ class _Picture:
 
     def _uniforms(self, turn: int, count: int) -> Tensor:
         return uniforms(self.seed, self.number, turn, (3, count)).to(self.tokens.device)
-
-
-def _checked(
-    generator: Generator, text_tokens: Tensor, num_images: int, kept_tokens: Tensor | None, kept: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The kept tokens (C,N), zero where none is kept, and which are kept (N,); ValueError for what does not fit."""
-    length, positions = generator.stream.text_length, generator.stream.image_length
-    if text_tokens.ndim != 2 or text_tokens.shape[1] != length:
-        raise ValueError(f"text_tokens is {tuple(text_tokens.shape)}; the generator reads (captions, {length})")
-    if num_images < 1:
-        raise ValueError(f"num_images is {num_images}; it must be ≥ 1")
-    shape = (len(text_tokens), positions)
-    if (kept is None) != (kept_tokens is None):
-        raise ValueError("kept and kept_tokens go together: which positions are kept, and the tokens to keep there")
-    if kept is None or kept_tokens is None:
-        return text_tokens.new_zeros(shape, dtype=torch.long), torch.zeros(positions, dtype=torch.bool)
-    if kept.shape != (positions,) or kept.dtype != torch.bool:
-        raise ValueError(f"kept is {tuple(kept.shape)} of {kept.dtype}; it must be ({positions},) of torch.bool")
-    if kept_tokens.shape != shape:
-        raise ValueError(f"kept_tokens is {tuple(kept_tokens.shape)}; it must be {shape}")
-    kept_tokens = torch.where(kept, kept_tokens, 0).to(text_tokens.device, torch.long)
-    if kept_tokens.numel() and kept_tokens.min() < 0:
-        raise ValueError(f"kept_tokens holds {int(kept_tokens.min())}; image tokens are ≥ 0")
-    return kept_tokens, kept
-
-
-@contextmanager
-def _evaluating(generator: Generator) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in the mode it had, a frozen one too."""
-    modes = {m: m.training for m in generator.modules()} if isinstance(generator, nn.Module) else {}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
