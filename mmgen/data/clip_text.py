@@ -18,8 +18,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from mmgen.data.text import MAX_CAPTION_BYTES, sound
-from mmgen.errors import CheckpointError, ConfigError, quoted
+from mmgen.data.text import MAX_CAPTION_BYTES, reading, sound, whole
+from mmgen.errors import ConfigError, quoted
 
 CONTEXT_LENGTH = 77
 END_OF_WORD = "</w>"
@@ -137,21 +137,8 @@ class ClipTextTokenizer:
         Raises:
             CheckpointError: it is not such a text.
         """
-        try:
-            content = json.loads(text)
-            if content["format"] != 1 or content["kind"] != "clip-bpe":
-                raise ValueError(f"format {content['format']!r}, kind {content['kind']!r}")
-            length = content["context_length"]
-            if not isinstance(length, int) or isinstance(length, bool) or not 3 <= length <= 1 << 20:
-                raise ValueError(f"context_length {quoted(length)}")
-            return cls(_checked(content["merges"]), length)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CheckpointError(
-                "the text tokenizer's file cannot be used",
-                code="MMG-K20",
-                why=quoted(f"{type(error).__name__}: {error}"),
-                fix="copy the run or the export again, or use one written by this version of mmgen",
-            ) from error
+        with reading(text, "clip-bpe") as content:
+            return cls(_checked(content["merges"]), whole(content["context_length"], 3, 1 << 20))
 
     @property
     def fingerprint(self) -> str:

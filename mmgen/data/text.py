@@ -11,7 +11,9 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -144,19 +146,9 @@ class BpeTextTokenizer:
         Raises:
             CheckpointError: it is not such a text.
         """
-        try:
-            content = json.loads(text)
-            if content["format"] != 1 or content["kind"] != "byte-level-bpe":
-                raise ValueError(f"format {content['format']!r}, kind {content['kind']!r}")
+        with reading(text, "byte-level-bpe") as content:
             merges = _checked_merges(content["merges"])
-            return cls(merges, _whole(content["context_length"], 1, 1 << 20), float(content["bpe_dropout"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as e:
-            raise CheckpointError(
-                "the text tokenizer's file cannot be used",
-                code="MMG-K20",
-                why=quoted(f"{type(e).__name__}: {e}"),
-                fix="copy the run or the export again, or use one written by this version of mmgen",
-            ) from e
+            return cls(merges, whole(content["context_length"], 1, 1 << 20), float(content["bpe_dropout"]))
 
     @property
     def fingerprint(self) -> str:
@@ -248,6 +240,23 @@ def _ordinary(merges: Sequence[Merge]) -> Tokenizer:
     return tokenizer
 
 
+@contextmanager
+def reading(text: str, kind: str) -> Iterator[dict[str, Any]]:
+    """What a text tokenizer of this kind wrote as JSON; whatever is wrong with it, also inside, is a CheckpointError."""
+    try:
+        content = json.loads(text)
+        if content["format"] != 1 or content["kind"] != kind:
+            raise ValueError(f"format {content['format']!r}, kind {content['kind']!r}")
+        yield content
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            "the text tokenizer's file cannot be used",
+            code="MMG-K20",
+            why=quoted(f"{type(error).__name__}: {error}"),
+            fix="copy the run or the export again, or use one written by this version of mmgen",
+        ) from error
+
+
 def sound(caption: str) -> str:
     """Text that can be written as UTF-8: lone surrogates, which JSON can smuggle in, become question marks."""
     return caption.encode("utf-8", "replace").decode("utf-8")
@@ -259,7 +268,7 @@ def _checked_merges(merges: object) -> list[Merge]:
         raise ValueError("merges must be a list")
     lengths, seen = [1] * len(ALPHABET), set()
     for merge in merges:
-        left, right = (_whole(part, 0, len(lengths) - 1) for part in merge)
+        left, right = (whole(part, 0, len(lengths) - 1) for part in merge)
         lengths.append(lengths[left] + lengths[right])
         if lengths[-1] > _CHUNK:
             raise ValueError(f"merge {len(lengths) - 1} is longer than {_CHUNK} bytes")
@@ -269,7 +278,7 @@ def _checked_merges(merges: object) -> list[Merge]:
     return [(left, right) for left, right in merges]
 
 
-def _whole(value: object, low: int, high: int) -> int:
+def whole(value: object, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{quoted(value)} is not a whole number from {low} to {high}")
     return value

@@ -11,7 +11,6 @@ from mmgen_jacobi.probabilities import filtered, inverted, redrawn, uniforms
 from torch import nn
 
 import mmgen
-from mmgen.errors import NonFiniteError
 from mmgen.testing import SmallGenerator, check_sampler, small_text_tokenizer
 
 CODES = 3
@@ -330,5 +329,6 @@ def test_logits_that_are_no_numbers_are_an_error():
     generator = small()
     with torch.no_grad():
         generator.image_table[5:] = math.nan
-    with pytest.raises(NonFiniteError, match="not finite"):
+    with pytest.raises(Exception, match="not finite") as caught:
         Jacobi().draw(generator, torch.zeros(1, 12).long(), num_images=3, seed=0)
+    assert getattr(caught.value, "code", None) == "MMG-N02", "as any sampler of mmgen's own says it"
