@@ -242,7 +242,7 @@ def _ordinary(merges: Sequence[Merge]) -> Tokenizer:
 
 @contextmanager
 def reading(text: str, kind: str) -> Iterator[dict[str, Any]]:
-    """What a text tokenizer of this kind wrote as JSON; whatever is wrong with it, also inside, is a CheckpointError."""
+    """What a text tokenizer of this kind wrote as JSON. What is wrong with it, also inside, is a CheckpointError."""
     try:
         content = json.loads(text)
         if content["format"] != 1 or content["kind"] != kind:

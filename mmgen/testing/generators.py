@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from mmgen.protocols import Captioner, Generator
-from mmgen.stream import KVCache
 from mmgen.testing.captioners import CAPTIONER_CHECKS
 from mmgen.testing.checks import require, require_tensor, require_unchanged, run
 from mmgen.testing.stand_ins import CAPTIONS, small_batch
-from mmgen.testing.streams import Subject, draw, require_close
+from mmgen.testing.streams import EITHER_ORDER_CHECKS, Subject, require_close
 from mmgen.testing.trainables import TRAINABLE_CHECKS
 
 
@@ -49,50 +48,6 @@ def text_logits_see_only_what_came_before(subject: Subject) -> None:
         require(not torch.equal(after[1], before[1]), f"the picture does not depend on text token {position}")
 
 
-def rows_of_a_batch_do_not_meet(subject: Subject) -> None:
-    generator = subject.stirred()
-    together = subject.logits(generator)
-    for row in range(len(subject.text_tokens)):
-        alone = generator(subject.text_tokens[row : row + 1], subject.image_tokens[row : row + 1])
-        for one, other in zip(alone, together, strict=True):
-            require_close(one[0], other[row], "alone and in a batch")
-
-
-def prefill_agrees_with_forward(subject: Subject) -> None:
-    generator = subject.stirred()
-    _, uncached = subject.logits(generator)
-    for count in (0, 1, generator.stream.image_length - 1):
-        logits, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :count] if count else None)
-        require_close(logits, uncached[:, count], f"prefill with {count} image tokens")
-        length = generator.stream.text_length + count
-        require(cache.length == length, f"after reading {length} tokens the cache counts {cache.length}")
-
-
-def steps_agree_with_forward(subject: Subject) -> None:
-    generator, length = subject.stirred(), subject.image_tokens.shape[1]
-    _, uncached = subject.logits(generator)
-    for stride in (1, 3):
-        _, cache = generator.prefill(subject.text_tokens)
-        for first in range(0, length - 1, stride):
-            tokens = subject.image_tokens[:, first : min(first + stride, length - 1)]
-            logits = generator.step(tokens, cache)
-            after = uncached[:, first + 1 : first + 1 + tokens.shape[1]]
-            require(logits.shape == after.shape, f"step of {tokens.shape[1]} tokens gives {tuple(logits.shape)}")
-            require_close(logits, after, f"step of {tokens.shape[1]} at image position {first}")
-        require(cache.length == generator.stream.length - 1, "the cache does not count the tokens of a step")
-
-
-def a_truncated_cache_goes_on(subject: Subject) -> None:
-    generator = subject.stirred()
-    _, uncached = subject.logits(generator)
-    _, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :1])
-    guessed = (subject.image_tokens[:, 1:3] + 1) % subject.codebook_size
-    generator.step(guessed, cache)
-    cache.truncate(generator.stream.text_length + 1)
-    logits = generator.step(subject.image_tokens[:, 1:3], cache)
-    require_close(logits, uncached[:, 2:4], "after truncating the cache")
-
-
 def a_cache_serves_many_candidates(subject: Subject) -> None:
     generator = subject.stirred()
     _, uncached = subject.logits(generator)
@@ -101,29 +56,6 @@ def a_cache_serves_many_candidates(subject: Subject) -> None:
     chosen = cache.select(rows)
     require_close(generator.step(subject.image_tokens[rows, :1], chosen)[:, 0], uncached[rows, 1], "after select")
     require_close(generator.step(subject.image_tokens[:, :1], cache)[:, 0], uncached[:, 1], "the cache selected from")
-
-
-def drawing_with_the_cache_gives_the_same_tokens(subject: Subject) -> None:
-    generator, text = subject.stirred(), subject.text_tokens
-    rows, length = len(text), generator.stream.image_length
-    cache: list[KVCache] = []
-
-    def uncached(tokens: Tensor) -> Tensor:
-        # What is not drawn yet may be anything: it is not seen.
-        unknown = torch.zeros(rows, length - tokens.shape[1], dtype=torch.long)
-        return generator(text, torch.cat([tokens, unknown], 1))[1][:, tokens.shape[1]]
-
-    def cached(tokens: Tensor) -> Tensor:
-        if cache:
-            return generator.step(tokens[:, -1:], cache[0])[:, 0]
-        logits, fresh = generator.prefill(text)
-        cache.append(fresh)
-        return logits
-
-    different = int((draw(length, rows, cached) != draw(length, rows, uncached)).sum())
-    require(
-        not different, f"with the cache, by the same random numbers, {different} of {rows * length} tokens are others"
-    )
 
 
 def what_it_is_given_stays(subject: Subject) -> None:
@@ -138,15 +70,11 @@ def what_it_is_given_stays(subject: Subject) -> None:
 
 GENERATOR_CHECKS = (
     *TRAINABLE_CHECKS,
+    *EITHER_ORDER_CHECKS,
     logits_have_their_shapes,
     image_logits_see_only_what_came_before,
     text_logits_see_only_what_came_before,
-    rows_of_a_batch_do_not_meet,
-    prefill_agrees_with_forward,
-    steps_agree_with_forward,
-    a_truncated_cache_goes_on,
     a_cache_serves_many_candidates,
-    drawing_with_the_cache_gives_the_same_tokens,
     what_it_is_given_stays,
 )
 
