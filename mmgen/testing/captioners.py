@@ -41,7 +41,7 @@ def a_caption_sees_the_picture_and_the_text_before_it(subject: Subject) -> None:
 
 def what_a_captioner_is_given_stays(subject: Subject) -> None:
     generator, given = subject.stirred(), (subject.text_tokens, subject.image_tokens)
-    require_unchanged(lambda: subject.logits(generator), *given)
+    require_unchanged(lambda: generator(*given), *given)
     require_unchanged(lambda: generator.prefill_image(subject.image_tokens, subject.text_tokens[:, :1]), *given)
     _, cache = generator.prefill_image(subject.image_tokens)
     require_unchanged(lambda: generator.step_text(subject.text_tokens[:, :2], cache), *given)

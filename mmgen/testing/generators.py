@@ -60,7 +60,7 @@ def a_cache_serves_many_candidates(subject: Subject) -> None:
 
 def what_it_is_given_stays(subject: Subject) -> None:
     generator, given = subject.stirred(), (subject.text_tokens, subject.image_tokens)
-    require_unchanged(lambda: subject.logits(generator), *given)
+    require_unchanged(lambda: generator(*given), *given)
     require_unchanged(lambda: generator.prefill(*given), *given)
     _, cache = generator.prefill(subject.text_tokens, subject.image_tokens[:, :1])
     require_unchanged(lambda: generator.step(subject.image_tokens[:, 1:3], cache), *given)

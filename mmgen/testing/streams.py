@@ -26,7 +26,8 @@ class Subject(TrainableSubject):
     codebook_size: int = 0
 
     def logits(self, generator: Any) -> tuple[Tensor, Tensor]:
-        return generator(self.text_tokens, self.image_tokens)
+        # Copies here and below: a generator that writes into what it is given spoils the check of that, and no other.
+        return generator(self.text_tokens.clone(), self.image_tokens.clone())
 
     @property
     def picture_second(self) -> bool:
@@ -45,18 +46,19 @@ class Subject(TrainableSubject):
         """Logits (B,S,V) of every token of what comes second, without a cache."""
         second = self.second if second is None else second
         if self.picture_second:
-            return generator(self.text_tokens, second)[1]
-        return generator(second, self.image_tokens)[0]
+            return generator(self.text_tokens.clone(), second.clone())[1]
+        return generator(second.clone(), self.image_tokens.clone())[0]
 
     def read(self, generator: Any, second: Tensor) -> tuple[Tensor, KVCache]:
         """What comes first, and (B,n) of the rest: logits (B,V) of the next token, and the cache."""
-        given = second if second.shape[1] else None
+        given = second.clone() if second.shape[1] else None
         if self.picture_second:
-            return generator.prefill(self.text_tokens, given)
-        return generator.prefill_image(self.image_tokens, given)
+            return generator.prefill(self.text_tokens.clone(), given)
+        return generator.prefill_image(self.image_tokens.clone(), given)
 
     def step(self, generator: Any, tokens: Tensor, cache: KVCache) -> Tensor:
-        return generator.step(tokens, cache) if self.picture_second else generator.step_text(tokens, cache)
+        step = generator.step if self.picture_second else generator.step_text
+        return step(tokens.clone(), cache)
 
     def wrong(self, tokens: Tensor) -> Tensor:
         """Other tokens of the same kind."""
