@@ -14,25 +14,12 @@ from mmgen.models.transformer import Transformer
 from mmgen.stream import TokenStream
 from mmgen.testing import check_generator
 from mmgen.testing.stand_ins import small_text_tokenizer
+from tests.models.generators import SMALL
 from tests.models.reference import causal_mask, roughen, torch_layer
 from tests.models.words import Words
 
-GRID, CODES, TEXT = (3, 4), 13, 4
-IMAGE = GRID[0] * GRID[1]
-
-
-def make(**options) -> Transformer:
-    torch.manual_seed(0)
-    options = {"embed_dim": 32, "num_layers": 2, "num_heads": 4, **options}
-    model = Transformer(text_tokenizer=Words(TEXT), grid=GRID, codebook_size=CODES, **options)
-    roughen(model)
-    return model.eval()
-
-
-def tokens(count: int = 3, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    source = torch.Generator().manual_seed(seed)
-    text = torch.randint(Words(TEXT).num_ids, (count, TEXT), generator=source)
-    return text, torch.randint(CODES, (count, IMAGE), generator=source)
+GRID, CODES, TEXT, IMAGE = SMALL.grid, SMALL.codes, SMALL.text, SMALL.image
+make, tokens = SMALL.make, SMALL.tokens
 
 
 @pytest.fixture(params=[True, False], ids=["qk_norm", "plain"])

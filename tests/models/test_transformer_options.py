@@ -12,33 +12,11 @@ from mmgen.models.transformer import Transformer, masks_of
 from mmgen.stream import TokenStream
 from mmgen.testing import check_generator
 from mmgen.testing.stand_ins import small_text_tokenizer
+from tests.models.generators import LLAMA, SPARSE, TALL
 from tests.models.masks import table
-from tests.models.reference import roughen
-from tests.models.words import Words
 
-GRID, CODES, TEXT = (5, 4), 13, 5
-IMAGE = GRID[0] * GRID[1]
-LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": "none", "qk_norm": False}
-SPARSE = {"layout": "dalle", "bias": "all"}
-
-
-def make(**options) -> Transformer:
-    torch.manual_seed(0)
-    options = {"embed_dim": 32, "num_layers": 4, "num_heads": 2, **options}
-    model = Transformer(text_tokenizer=Words(TEXT), grid=GRID, codebook_size=CODES, **options)
-    roughen(model)
-    return model.eval()
-
-
-def tokens(count: int = 3, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    source = torch.Generator().manual_seed(seed)
-    text = torch.randint(Words(TEXT).num_ids, (count, TEXT), generator=source)
-    return text, torch.randint(CODES, (count, IMAGE), generator=source)
-
-
-def batch_of(captions: list[str], image: torch.Tensor | None = None) -> dict:
-    batch = {"caption": captions, "id": [str(i) for i in range(len(captions))], "key": list(range(len(captions)))}
-    return batch if image is None else {**batch, "image_tokens": image}
+GRID, CODES, TEXT, IMAGE = TALL.grid, TALL.codes, TALL.text, TALL.image
+make, tokens = TALL.make, TALL.tokens
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -174,17 +152,6 @@ def test_full_attention_with_all_biases_is_gpt_2():
     torch.testing.assert_close(text_logits, expected[:, : TEXT - 1], atol=1e-4, rtol=1e-4)
 
 
-def angles_by_hand(order: str) -> list[list[float]]:
-    """For every position of the stream, by how much each pair of a head of 16 turns."""
-    speeds = [10000 ** (-i / 4) for i in range(4)]
-    image_from = TEXT if order == "text_first" else 0
-    image = [(image_from + row, image_from + column) for row in range(GRID[0]) for column in range(GRID[1])]
-    text_from = 0 if order == "text_first" else max(GRID)
-    text = [(text_from + i, text_from + i) for i in range(TEXT)]
-    places = text + image if order == "text_first" else image + text
-    return [[row * speed for speed in speeds] + [column * speed for speed in speeds] for row, column in places]
-
-
 @torch.no_grad()
 def test_llama_style_is_llama_with_rotations_in_two_dimensions():
     from transformers import LlamaConfig, LlamaModel
@@ -205,7 +172,7 @@ def test_llama_style_is_llama_with_rotations_in_two_dimensions():
         for matrix, ours in pairs:
             matrix.weight.copy_(ours.weight)
     theirs.norm.weight.copy_(model.norm.weight)
-    angles = torch.tensor(angles_by_hand("text_first"))[None, :-1].repeat(1, 1, 2)
+    angles = torch.tensor(TALL.angles_by_hand("text_first"))[None, :-1].repeat(1, 1, 2)
     theirs.rotary_emb.forward = lambda x, position_ids: (angles.cos(), angles.sin())
     text, image = tokens()
     read = torch.cat([model.text_embedding(text), model.image_embedding(image[:, :-1])], 1)
@@ -221,7 +188,7 @@ def test_llama_style_is_llama_with_rotations_in_two_dimensions():
 def test_rotations_are_those_written_out(order):
     stream = TokenStream(TEXT, GRID, order)
     cos, sin = rotation(stream, torch.arange(stream.length), 16)
-    angles = torch.tensor(angles_by_hand(order), dtype=torch.float64)
+    angles = torch.tensor(TALL.angles_by_hand(order), dtype=torch.float64)
     torch.testing.assert_close((cos.double(), sin.double()), (angles.cos(), angles.sin()), atol=1e-6, rtol=1e-5)
     x = torch.randn(1, 1, stream.length, 16)
     turned = torch.complex(*x.double().chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)

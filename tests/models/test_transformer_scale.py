@@ -15,19 +15,11 @@ from mmgen import registry
 from mmgen.commands import composition, places
 from mmgen.errors import ConfigError
 from mmgen.models.transformer import Transformer
-from tests.models.test_transformer_options import (
-    CODES,
-    IMAGE,
-    LLAMA,
-    SPARSE,
-    TEXT,
-    angles_by_hand,
-    batch_of,
-    make,
-    tokens,
-)
+from tests.models.generators import LLAMA, SPARSE, TALL, batch_of
 from tests.models.words import Words
 
+CODES, IMAGE, TEXT = TALL.codes, TALL.image, TALL.text
+make, tokens = TALL.make, TALL.tokens
 CAPTIONS = ["3 1", "5 9 2 6"]
 
 
@@ -128,7 +120,7 @@ def test_language_alone_stands_where_captions_stand():
     model.forward_text(model.text_tokenizer.encode(CAPTIONS))
     ((_, (cos, _), _, first),) = given
     assert first == IMAGE
-    expected = torch.tensor(angles_by_hand("image_first"))[IMAGE:-1].cos()
+    expected = torch.tensor(TALL.angles_by_hand("image_first"))[IMAGE:-1].cos()
     torch.testing.assert_close(cos, expected, atol=1e-6, rtol=1e-5)
 
 
