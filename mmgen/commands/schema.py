@@ -75,6 +75,10 @@ class TaskConfig:
     ema_every: int = _option(1, "optimizer steps between two updates of the average", low=1)
     checkpoint_every: int = _option(200, "steps", low=1)
     alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions", low=0, high=1)
+    caption_noise: float = _option(0.0, "share of the training samples whose captions are spoilt", low=0, high=1)
+    caption_noise_kind: Literal["another", "words", "dropped", "soup"] = _option(
+        "another", "another sample's captions; own words shuffled; half of them; own and others' words as keywords"
+    )
     augment: Literal["none", "dalle_tokenizer", "dalle_generator"] = _option("none", "the paper's Listing 1 and 2")
     text_only: float = _option(0.0, "share of the generator's steps that train on captions alone", low=0, high=1)
     num_workers: int = _option(0, "processes that make batches; worth it where pictures are augmented", low=0)

@@ -19,6 +19,7 @@ from mmgen.commands.fitting import Fit
 from mmgen.commands.schema import PLACEMENT
 from mmgen.data import text_tokenizers
 from mmgen.data.module import PictureData, Samples
+from mmgen.data.noise import CaptionNoise
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
@@ -211,10 +212,15 @@ class _Training:
             text_only=self.stage.task["text_only"],
             num_workers=self.stage.task["num_workers"],
             bpe_dropout=(self.stage.task["text_tokenizer"] or {"bpe_dropout": 0.1})["bpe_dropout"],
+            noise=self._noise(),
         )
         if data.left_out and current().first:
             print(f"{data.left_out} training pictures left out: more than twice as long as wide", file=sys.stderr)
         return data
+
+    def _noise(self) -> CaptionNoise | None:
+        share, kind = self.stage.task["caption_noise"], self.stage.task["caption_noise_kind"]
+        return CaptionNoise(share, kind, self.stage.seed) if share else None
 
     def _logger(self) -> RunLogger:
         return RunLogger(

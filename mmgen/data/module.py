@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmgen.data.augment import keeps, original
+from mmgen.data.noise import CaptionNoise
 from mmgen.data.order import BatchOrder, Slot, StepBatches
 from mmgen.data.pictures import Pictures
 from mmgen.data.sources import PictureSource, TokenSource
@@ -38,6 +39,7 @@ class PictureData(pl.LightningDataModule):
         augment: of the training pictures, by the sample's key; validation pictures stay as they are.
         text_only: the share of optimizer steps, chosen by (seed, step), whose batches hold captions alone.
         bpe_dropout: of the text tokenizer; with none, batches of token shards carry `text_tokens`.
+        noise: spoils captions of the training; those of `val` stay as they are.
 
     Attributes:
         left_out: how many training pictures `augment` does not take, because of their shape.
@@ -63,6 +65,7 @@ class PictureData(pl.LightningDataModule):
         augment: str = "none",
         text_only: float = 0.0,
         bpe_dropout: float = 0.1,
+        noise: CaptionNoise | None = None,
     ) -> None:
         super().__init__()
         if isinstance(dataset, Pictures | TokenDataset):
@@ -80,6 +83,7 @@ class PictureData(pl.LightningDataModule):
         self.batch_size, self.seed, self.max_steps, self.num_workers = batch_size, seed, max_steps, num_workers
         self.alternative_captions, self.codes, self.augment = alternative_captions, codes, augment
         self.text_only, self.bpe_dropout, self.left_out = text_only, bpe_dropout, 0
+        self.noise = noise
         self.train_positions = self._shapely(self._positions(train))
         self.val_positions = self._positions(val)[:max_val]
         self.order = BatchOrder(len(self.train_positions), batch_size, seed, self._groups(grouped_by))
@@ -155,10 +159,11 @@ class PictureData(pl.LightningDataModule):
 
     def _source(self, positions: Sequence[int], training: bool) -> Source:
         others = self.alternative_captions if training else 0.0
+        noise = self.noise if training else None
         if isinstance(self.samples, Pictures):
             augment = self.augment if training else "none"
-            return PictureSource(self.samples, positions, self.seed, others, self.codes, augment)
-        return TokenSource(self.samples, positions, self.seed, others, not training or not self.bpe_dropout)
+            return PictureSource(self.samples, positions, self.seed, others, self.codes, augment, noise)
+        return TokenSource(self.samples, positions, self.seed, others, not training or not self.bpe_dropout, noise)
 
     def _accumulation(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mmgen.data.augment import AUGMENTATIONS, original
+from mmgen.data.noise import CaptionNoise, Captions
 from mmgen.data.order import Slot, sample_key
 from mmgen.data.pictures import Pictures
 from mmgen.images import to_bytes
-from mmgen.protocols import Batch, TokenDataset
+from mmgen.protocols import Batch, Record, TokenDataset
 
 
 class PictureSource(torch.utils.data.Dataset):
@@ -21,6 +22,7 @@ class PictureSource(torch.utils.data.Dataset):
         positions: the dataset positions that slots count in.
         codes: (M,N) image tokens by dataset position; batches then carry `image_tokens` and no `image`.
         augment: the augmentation of the pictures (see `mmgen.data.augment`), drawn from each sample's key.
+        noise: spoils captions, with those of other `positions`.
     """
 
     def __init__(
@@ -31,8 +33,9 @@ class PictureSource(torch.utils.data.Dataset):
         alternative_captions: float,
         codes: Tensor | None = None,
         augment: str = "none",
+        noise: CaptionNoise | None = None,
     ) -> None:
-        self.pictures, self.positions, self.seed = pictures, positions, seed
+        self.pictures, self.positions, self.seed, self.noise = pictures, positions, seed, noise
         self.alternative_captions, self.codes, self.augment = alternative_captions, codes, augment
 
     def __len__(self) -> int:
@@ -43,7 +46,7 @@ class PictureSource(torch.utils.data.Dataset):
         ids = [self.pictures.ids[i] for i in positions]
         keys = [sample_key(self.seed, epoch, id) for id, (_, epoch) in zip(ids, slots, strict=True)]
         captions = [
-            drawn_caption(self.pictures.captions[i], self.pictures.alternatives[i], key, self.alternative_captions)
+            drawn_caption(self._captions(i), key, self.alternative_captions)
             for i, key in zip(positions, keys, strict=True)
         ]
         batch: Batch = {"caption": captions, "id": ids, "key": keys}
@@ -56,6 +59,17 @@ class PictureSource(torch.utils.data.Dataset):
         else:
             batch["image"] = self.pictures.batch(positions)
         return batch
+
+    def _captions(self, position: int) -> Captions:
+        own = self._own_captions(position)
+        if self.noise is None:
+            return own
+        return self.noise(
+            self.pictures.ids[position], own, lambda i: self._own_captions(self.positions[i]), len(self.positions)
+        )
+
+    def _own_captions(self, position: int) -> Captions:
+        return [self.pictures.captions[position], *self.pictures.alternatives[position]]
 
     def _augmented(self, positions: list[int], keys: list[int]) -> Tensor:
         augmented, size = AUGMENTATIONS[self.augment], self.pictures.shape[0]
@@ -71,6 +85,7 @@ class TokenSource(torch.utils.data.Dataset):
     Args:
         positions: the positions that slots count in.
         ordinary: whether captions are segmented the ordinary way, so that the stored `text_tokens` can be handed on.
+        noise: spoils captions, with those of other `positions`.
     """
 
     def __init__(
@@ -80,8 +95,9 @@ class TokenSource(torch.utils.data.Dataset):
         seed: int,
         alternative_captions: float,
         ordinary: bool = False,
+        noise: CaptionNoise | None = None,
     ) -> None:
-        self.tokens, self.positions, self.seed = tokens, positions, seed
+        self.tokens, self.positions, self.seed, self.noise = tokens, positions, seed, noise
         self.alternative_captions, self.ordinary = alternative_captions, ordinary
 
     def __len__(self) -> int:
@@ -93,19 +109,30 @@ class TokenSource(torch.utils.data.Dataset):
         ids = [record["id"] for record in records]
         keys = [sample_key(self.seed, epoch, id) for id, (_, epoch) in zip(ids, slots, strict=True)]
         captions = [
-            drawn_caption(record["captions"][0], record["captions"], key, self.alternative_captions)
+            drawn_caption(self._captions(record), key, self.alternative_captions)
             for record, key in zip(records, keys, strict=True)
         ]
         batch: Batch = {"caption": captions, "id": ids, "key": keys}
-        if self.ordinary and not self.alternative_captions:
+        if self.ordinary and not self.alternative_captions and self.noise is None:
             batch["text_tokens"] = self.tokens.text_tokens(positions)
         if not getattr(slots, "text_only", False):
             batch["image_tokens"] = self.tokens.image_tokens(positions, [epoch for _, epoch in slots])
         return batch
 
 
-def drawn_caption(caption: str, captions: Sequence[str], key: int, alternative_captions: float) -> str:
-    """The caption, or with the given probability one of the others, drawn from the sample's key."""
+    def _captions(self, record: Record) -> Captions:
+        if self.noise is None:
+            return record["captions"]
+
+        def others(i: int) -> Captions:
+            return self.tokens.records([self.positions[i]])[0]["captions"]
+
+        return self.noise(record["id"], record["captions"], others, len(self.positions))
+
+
+def drawn_caption(captions: Captions, key: int, alternative_captions: float) -> str:
+    """The first caption, or with the given probability one of the others, drawn from the sample's key."""
+    caption = captions[0]
     others = [other for other in captions if other != caption]
     if not others or not alternative_captions:
         return caption
