@@ -117,6 +117,12 @@ def free_bytes(path: Path) -> tuple[int, Path]:
     return shutil.disk_usage(existing).free, existing
 
 
+def cache_directory() -> Path:
+    """Where caches lie: `MMGEN_CACHE`, or `mmgen` under `XDG_CACHE_HOME`, or `~/.cache/mmgen`."""
+    own, common = os.environ.get("MMGEN_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(common or Path.home() / ".cache") / "mmgen"
+
+
 def require_space(path: str | Path, needed: int) -> None:
     """Raises CheckpointError MMG-K04, naming path, needed and free, where fewer than `needed` bytes are free."""
     free, place = free_bytes(Path(path))

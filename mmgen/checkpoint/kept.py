@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from mmgen.errors import CheckpointError
 from mmgen.files import write_atomic
 
 MAX_BYTES = 8 << 30
-
-
-def cache_directory() -> Path:
-    """Where caches lie: `MMGEN_CACHE`, or `mmgen` under `XDG_CACHE_HOME`, or `~/.cache/mmgen`."""
-    own, common = os.environ.get("MMGEN_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path(common or Path.home() / ".cache") / "mmgen"
 
 
 def digest_of(*question: Any) -> str:

@@ -16,7 +16,7 @@ from mmgen.data.asked import check_counts
 from mmgen.drawings import Captions
 from mmgen.errors import ConfigError
 from mmgen.files import write_atomic
-from mmgen.runs.progress import Bar
+from mmgen.progress import Bar
 from mmgen.samplers.choice import Choice
 
 EXAMPLE = "mmgen caption picture.png num_captions=16"

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmgen.checkpoint.kept import cache_directory, digest_of, keep, read_kept
+from mmgen.checkpoint.kept import digest_of, keep, read_kept
 from mmgen.data.asked import MAX_LABELS, check_labels, check_templates, too_many_labels
 from mmgen.data.prompts import read_prompts
 from mmgen.errors import CheckpointError, ConfigError, DataError, quoted
-from mmgen.runs.progress import Bar
+from mmgen.files import cache_directory
+from mmgen.progress import Bar
 from mmgen.trio import Trio
 
 RECIPE = 1  # of class features; another number forgets all that was kept

@@ -11,7 +11,7 @@ from mmgen.data.checking import check
 from mmgen.data.tokens import Tokens
 from mmgen.errors import ConfigError, quoted
 from mmgen.files import size
-from mmgen.runs.progress import Bar
+from mmgen.progress import Bar
 from mmgen.spelling import nearest
 
 ACTIONS = ("tokenize", "check")

@@ -20,9 +20,9 @@ from mmgen.data.pictures import Pictures
 from mmgen.errors import CheckpointError, ConfigError, DataError
 from mmgen.files import read_json
 from mmgen.loading import PARTS
+from mmgen.progress import Bar
 from mmgen.protocols import TokenDataset
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.progress import Bar
 from mmgen.text_to_image import TextToImage
 from mmgen.tracking.summary import summary
 

@@ -20,9 +20,9 @@ from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
 from mmgen.drawings import Drawings, Redrawing
 from mmgen.files import write_json
+from mmgen.progress import Bar
 from mmgen.protocols import Evaluator, Evidence, Findings, Needs, Sample, Setting
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.progress import Bar
 from mmgen.samplers.region import Region
 from mmgen.text_to_image import TextToImage
 

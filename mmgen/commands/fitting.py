@@ -19,10 +19,10 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
 from mmgen.commands.schema import TRAINER_OWN
 from mmgen.errors import Interrupted, MmgenError
+from mmgen.progress import Bar
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
-from mmgen.runs.progress import Bar
 from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, StopOnSignal
 from mmgen.tasks.strategies import make_strategy
 from mmgen.tracking.logger import RunLogger

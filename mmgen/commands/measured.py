@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmgen.files import write_atomic
-from mmgen.runs.progress import Bar
+from mmgen.progress import Bar
 from mmgen.tasks.costs import Memory, Setting
 from mmgen.tasks.memory import measure
 

@@ -22,10 +22,10 @@ from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.data.tokens import with_dropout
 from mmgen.errors import CheckpointError, ConfigError, ConfigErrors, MmgenError, quoted
+from mmgen.progress import Bar
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.progress import Bar
 from mmgen.tasks.optimizers import check_optimizer
 from mmgen.tasks.parallel import check_parallel
 

@@ -15,7 +15,7 @@ from mmgen.data.asked import check_counts
 from mmgen.drawings import Redrawing
 from mmgen.errors import ConfigError
 from mmgen.images import decode
-from mmgen.runs.progress import Bar
+from mmgen.progress import Bar
 from mmgen.samplers.region import Region
 from mmgen.text_to_image import TextToImage
 

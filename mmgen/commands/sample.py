@@ -8,7 +8,7 @@ from mmgen.commands.drawn import Made, save, tell, words
 from mmgen.commands.source import fresh_directory, open_model, refuse_in_use
 from mmgen.data.asked import check_counts
 from mmgen.errors import ConfigError
-from mmgen.runs.progress import Bar
+from mmgen.progress import Bar
 
 AGAIN = ("run", "tokenizer_from", "encoder_from", "num_images", "keep", "seed")  # what decides the pictures
 

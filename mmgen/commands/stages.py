@@ -25,10 +25,10 @@ from mmgen.data.text import BpeTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import CheckpointError
 from mmgen.loading import load_part
+from mmgen.progress import Bar
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.runs.progress import Bar
 from mmgen.tasks.callbacks import ShowReconstructions
 from mmgen.tasks.codebook import WatchCodebook
 from mmgen.tasks.parallel import holds_plain_tensors, whole_state

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mmgen.errors import ConfigError, MmgenError
+from mmgen.progress import mute
 from mmgen.ranks import Ranks, current, join, launched
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.progress import mute
 
 GRACE = 8.0  # seconds that the others have to end by themselves once one has failed
 _PR_SET_PDEATHSIG = 1

@@ -29,8 +29,8 @@ from mmgen.data.tokenizing import Augmenting, Planned, Reader, finish, ids_diges
 from mmgen.errors import CheckpointError, ConfigError, DataError, RunLockedError, quoted
 from mmgen.files import size
 from mmgen.loading import load_part, part_of
+from mmgen.progress import Bar
 from mmgen.protocols import Dataset, TokenDataset
-from mmgen.runs.progress import Bar
 
 
 class Tokenizing:

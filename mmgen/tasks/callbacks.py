@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmgen.errors import CheckpointError
 from mmgen.images import grid
+from mmgen.progress import Bar
 from mmgen.protocols import Tokenizer
-from mmgen.runs.progress import Bar
 
 FAILURES_ALLOWED = 3
 

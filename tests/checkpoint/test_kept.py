@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmgen.checkpoint.kept import cache_directory, digest_of, keep, read_kept
+from mmgen.checkpoint.kept import digest_of, keep, read_kept
 from mmgen.errors import CheckpointError
+from mmgen.files import cache_directory
 
 FEATURES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 

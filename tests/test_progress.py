@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mmgen.runs import progress
-from mmgen.runs.progress import Bar, duration
+from mmgen import progress
+from mmgen.progress import Bar, duration
 
 
 class Terminal(io.StringIO):
