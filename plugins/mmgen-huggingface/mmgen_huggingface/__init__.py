@@ -98,7 +98,8 @@ class HuggingFace:
             raise DataError(f"{path!r} holds no rows", code="MMG-D02", where="dataset.path", fix="choose another")
         self.splits = self._split_positions(list(chosen))
         if self.splits and "train" not in self.splits:
-            raise DataError(f"the split {split!r} holds nothing to use", code="MMG-D02", where=path, fix="choose another")
+            what = f"the split {split!r} holds nothing to use"
+            raise DataError(what, code="MMG-D02", where=path, fix="dataset.split=ANOTHER")
 
     def __len__(self) -> int:
         return len(self._rows)

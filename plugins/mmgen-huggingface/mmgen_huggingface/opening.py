@@ -95,13 +95,19 @@ def _built(wanted: Wanted, local: Path | None) -> Source:
         _check_inside(files, roots[0])
     if builder.name == "parquet" and wanted.streaming:
         groups = {split: RowGroups(found, wanted.max_samples, on_cut) for split, found in files.items()}
-        return Source({split: rows for split, rows in groups.items() if len(rows)}, roots, left_out)
+        return _filled({split: rows for split, rows in groups.items() if len(rows)}, roots, left_out, wanted.path)
     if wanted.streaming and not local:
         fix = "dataset.revision=refs/convert/parquet, where the hub keeps a copy as parquet; or dataset.streaming=false"
         raise unreadable(wanted.path, None, f"{builder.name} has no rows that can be read one by one from afar", fix)
     if builder.name == "parquet" and local:
         builder = _without_cut(builder, files, on_cut)
-    return Source(_prepared(builder, wanted.path), roots, left_out)
+    return _filled(_prepared(builder, wanted.path), roots, left_out, wanted.path)
+
+
+def _filled(splits: dict[str, Table], roots: tuple[Path, ...], left_out: list[str], path: str) -> Source:
+    if not splits:
+        raise _empty(path, left_out[0] if left_out else "its files have no rows")
+    return Source(splits, roots, left_out)
 
 
 def _builder(wanted: Wanted, local: Path | None) -> datasets.DatasetBuilder:
@@ -141,7 +147,8 @@ def _prepared(builder: datasets.DatasetBuilder, path: str) -> dict[str, Table]:
     """The splits as arrow files in the cache of `datasets`, made the first time."""
     try:
         builder.download_and_prepare()
-        return {str(name): ArrowTable(data) for name, data in builder.as_dataset().items()}
+        filled = [str(name) for name, split in (builder.info.splits or {}).items() if split.num_examples]
+        return {name: ArrowTable(builder.as_dataset(split=name)) for name in filled}
     except Exception as e:
         raise unreadable(path, e) from e
 

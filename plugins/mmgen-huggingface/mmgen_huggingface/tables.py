@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ from mmgen.images import DataError
 CACHE_BYTES = 256 << 20  # of row groups kept by a process; the last one always is
 LARGEST_GROUP = 2 << 30  # bytes of a row group, as its file tells
 AT_ONCE = 16  # files whose footers are read together
+
+FAULTS = (pa.ArrowException, OSError, ValueError)  # what damaged files raise
 
 Row = dict[str, Any]
 
@@ -47,16 +48,22 @@ class ArrowTable:
 
     def __getitem__(self, index: int) -> Row:
         try:
-            return self._data[index].to_pylist()[0]
-        except (pa.ArrowException, OSError, ValueError) as e:
+            row = self._data[index]
+            row.validate(full=True)  # a damaged file may point outside its own memory
+            return row.to_pylist()[0]
+        except FAULTS as e:
             raise unreadable(f"row {index}", e) from e
 
     def only(self, columns: Sequence[str]) -> ArrowTable:
         return ArrowTable(self._data.select_columns(list(columns)))
 
     def column(self, name: str) -> Iterator[Any]:
-        for rows in self._data.select_columns([name]).iter(1024):
-            yield from rows[name].to_pylist()
+        try:
+            for rows in self._data.select_columns([name]).iter(1024):
+                rows.validate(full=True)
+                yield from rows[name].to_pylist()
+        except FAULTS as e:
+            raise unreadable(f"column {name}", e) from e
 
 
 class RowGroups:
@@ -110,7 +117,10 @@ class RowGroups:
     def __getitem__(self, index: int) -> Row:
         place = bisect_right(self._ends, index)
         first = self._ends[place - 1] if place else 0
-        return self._group(place).slice(index - first, 1).to_pylist()[0]
+        try:
+            return self._group(place).slice(index - first, 1).to_pylist()[0]
+        except UnicodeDecodeError as e:
+            raise unreadable(f"{self._groups[place][0]}, row {index}", e) from e
 
     def only(self, columns: Sequence[str]) -> RowGroups:
         self._columns = list(columns)
@@ -118,13 +128,14 @@ class RowGroups:
         return self
 
     def column(self, name: str) -> Iterator[Any]:
-        rows = (value for place in range(len(self._groups)) for value in self._read(place, [name])[name].to_pylist())
-        return itertools.islice(rows, self._length)
+        try:
+            values = (v for place in range(len(self._groups)) for v in self._read(place, [name])[name].to_pylist())
+            yield from itertools.islice(values, self._length)
+        except UnicodeDecodeError as e:
+            raise unreadable(f"column {name}", e) from e
 
     def _group(self, place: int) -> pa.Table:
-        """The row group, from memory if it was read lately by this process: what a fork hands on stays untouched."""
-        if self._process != os.getpid():
-            self._forget()
+        """The row group, from memory if it was read lately."""
         if place in self._kept:
             self._kept.move_to_end(place)
             return self._kept[place]
@@ -140,12 +151,12 @@ class RowGroups:
             # Opened anew each time: a handle that two processes share would be read in two places at once.
             with fsspec.open(file, "rb") as opened:
                 return pq.ParquetFile(opened).read_row_group(number, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError, ValueError) as e:
+        except FAULTS as e:
             raise unreadable(f"{file}, row group {number}", e) from e
 
     def _forget(self) -> None:
         self._kept: OrderedDict[int, pa.Table] = OrderedDict()
-        self._bytes, self._process = 0, os.getpid()
+        self._bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": OrderedDict(), "_bytes": 0}
@@ -162,7 +173,7 @@ def _footer(file: str) -> tuple[list[tuple[int, int]], pa.Schema] | DataError:
             parquet = pq.ParquetFile(opened)
             groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
             return [(group.num_rows, group.total_byte_size) for group in groups], parquet.schema_arrow
-    except (pa.ArrowException, OSError, ValueError) as e:
+    except FAULTS as e:
         return unreadable(file, e)
 
 
@@ -184,7 +195,7 @@ def unreadable(where: str, error: BaseException | None, why: str = "", fix: str 
 
 
 def reason(error: BaseException | None) -> str:
-    """The first line of what lies at the bottom of an error: `datasets` wraps what happened in words of its own."""
+    """What lies at the bottom of an error: `datasets` wraps what happened in words of its own."""
     while error is not None and (error.__cause__ or error.__context__) is not None:
         error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
