@@ -44,6 +44,7 @@ ANIMALS: dict[str, tuple[str, ...]] = {  # parts that together have a name
 }
 MAX_PARTS = 3  # of those that have no name together
 TRANSFORMATIONS = ("greyscale", "mirrored", "upside down", "outline", "recoloured", "written")
+GREYSCALE_ON = ("white", "dark")  # on the others, yellow and pink would be lost in greyscale
 MAX_LETTERS, MAX_WRITTEN = 4, 2  # of a word, and of one written on a picture
 
 
@@ -197,7 +198,8 @@ class Hybrid(Scene):
 class Transformation(Scene):
     """One thing, or two beside each other, in the top half, and the same transformed in the bottom half.
 
-    `colour` is the new one of `recoloured`, `letters` one or two of `written`, which takes one thing.
+    `colour` is the new one of `recoloured`, `letters` one or two of `written`, which takes one thing. What is made
+    greyscale stands on white or dark.
     """
 
     transformation: str
@@ -211,6 +213,8 @@ class Transformation(Scene):
         _one_of(self.transformation, TRANSFORMATIONS, "transformation")
         if not 1 <= len(set(self.originals)) == len(self.originals) <= 2:
             raise _impossible("a transformation takes one thing or two different ones", "give one or two")
+        if self.transformation == "greyscale":
+            _one_of(self.background, GREYSCALE_ON, "background of a picture made greyscale")
         if (self.colour is not None) != (self.transformation == "recoloured"):
             raise _impossible("a new colour goes with the transformation recoloured alone", "colour=None")
         if (self.letters is not None) != (self.transformation == "written"):

@@ -7,7 +7,17 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mmgen.scenes.description import Corner, Count, Hybrid, Object, Pair, Scene, Transformation, Word
+from mmgen.scenes.description import (
+    MAX_LETTERS,
+    Corner,
+    Count,
+    Hybrid,
+    Object,
+    Pair,
+    Scene,
+    Transformation,
+    Word,
+)
 
 UNIT = 1 / 32
 COUNT_HALVES = {"small": 4.5, "large": 6.25}  # half sizes, in 1/32
@@ -52,7 +62,7 @@ def axes(scene: Scene) -> Choices:
         arrangements = tuple(range(len(_arrangements(scene.number))))
         return (arrangements, *([near] * (2 * scene.number)))
     if isinstance(scene, Word):
-        return (near, wide)
+        return ((0,) if len(scene.letters) == MAX_LETTERS else near, near)  # four letters fill the width
     if isinstance(scene, Hybrid):
         return (near, near, (7, 7.5))
     assert isinstance(scene, Transformation)
@@ -78,7 +88,7 @@ def layout_of(scene: Scene, values: Sequence[float]) -> Layout:
             for i, cell in enumerate(cells)
         )
     if isinstance(scene, Word):
-        return (Place(16 + values[0], 16 + values[1], 0.5 * CELL_HEIGHT * 5),)
+        return (Place(16 + values[0], 16.5 + values[1], 0.5 * CELL_HEIGHT * 5),)
     if isinstance(scene, Hybrid):
         x, y, half = values
         return (Place(16 + x, 17 + y, half),)

@@ -114,7 +114,7 @@ def wheels(x: Array, y: Array) -> Array:
 
 
 def wings(x: Array, y: Array) -> Array:
-    return stroke(np.abs(x), y, (0.8, -0.1), (1.65, -0.5), 0.27)
+    return polygon(np.abs(x), y, ((0.3, -0.3), (1.95, -1.0), (1.6, 0.1), (0.3, 0.3)))
 
 
 def leaves(x: Array, y: Array) -> Array:
