@@ -148,7 +148,7 @@ def _transformation(dice: Dice, background: str) -> Scene:
     single = written or dice.happens(SINGLE_SHARE)
     things = (_thing(dice),) if single else (_thing(dice), _thing(dice))
     if transformation == "greyscale" and background not in GREYSCALE_ON:
-        background = GREYSCALE_ON[dice.below(len(GREYSCALE_ON))]
+        background = GREYSCALE_ON[0]
     return Transformation(
         transformation,
         things,

@@ -1,8 +1,8 @@
 """The words that are drawn: every letter alone, and pronounceable ones of two to four letters, in a fixed order.
 
-Consonant and vowel take turns (KO, AN, MIB, LUVA); which of all such words are taken is drawn by their hash, so that the
-list is the same everywhere. A tenth of those of three and four letters is never trained on; every letter of such a word
-is trained on in its place, and every two neighbours are trained on in some word.
+Consonant and vowel take turns (KO, AN, MIB, LUVA); which of all such words are taken is drawn by their hash, so that
+the list is the same everywhere. A tenth of those of three and four letters is never trained on; every letter of such a
+word is trained on in its place, and every two neighbours are trained on in some word.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ VOWELS = "AEIOU"
 CONSONANTS = "".join(letter for letter in LETTERS if letter not in VOWELS)
 NUMBERS = {2: 120, 3: 480, 4: 900}  # how many words of so many letters
 HELD_OUT = 10  # one in so many of three and four letters
-REFUSED = ("ASS", "COC", "COK", "CUM", "DIK", "FAG", "FUC", "FUK", "GOD", "JAP", "JEW", "NAZ", "NIG", "PIS", "POO", "RAP")
-REFUSED += ("SEX", "TIT", "VAG", "WOG", "HOR", "HOM", "PED", "ANU", "ANAL", "PEN", "PUS", "KIK", "DAG", "CAC", "KAK", "SUC")
+REFUSED = (  # no word has these in it
+    "ASS COC COK CUM DIK FAG FUC FUK GAY GOD JAP JEW NAZ NIG PIS POO RAP SEX TIT VAG WOG HOR HOM PED ANU PEN PUS KIK "
+    "DAG CAC KAK SUC"
+).split()
 
 
 def number_of(text: str) -> int:
