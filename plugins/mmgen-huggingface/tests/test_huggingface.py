@@ -199,11 +199,12 @@ def test_workers_read_the_same(parquet, streaming):
     assert len(pickle.dumps(dataset)) < 20_000  # no pictures on the way
 
 
-def test_mmgen_takes_it_as_it_is_and_notices_changes(tmp_path, parquet, picture):
+def test_mmgen_takes_it_as_it_is_and_notices_changes(tmp_path, parquet, saved, picture):
     pictures = Pictures(HuggingFace(str(parquet)))
     assert sorted(pictures.positions("train") + pictures.positions("val")) == list(range(40))
     assert pictures.positions("test") == list(range(40, 50))
-    assert pictures.fingerprint == Pictures(HuggingFace(str(parquet), streaming=True)).fingerprint
+    for same in (HuggingFace(str(parquet), streaming=True), HuggingFace(str(saved))):
+        assert Pictures(same).fingerprint == pictures.fingerprint
     path = write(tmp_path, {"image": [picture(0)], "text": ["one"]})
     before = Pictures(HuggingFace(path)).fingerprint
     write(tmp_path, {"image": [picture(0)], "text": ["two"]})
