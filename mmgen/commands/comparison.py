@@ -1,4 +1,5 @@
-"""Several runs judged alike: their figures side by side, and as curves over the one option in which they differ."""
+"""Several runs judged alike, and perhaps an encoder that comes with its weights: their figures side by side, and as
+curves over the one option in which the runs differ."""
 
 from __future__ import annotations
 
@@ -21,28 +22,32 @@ SHOWN = 12  # figures in the terminal; the page has them all
 BESIDE = ("run.", "tracking.", "resume", "evaluator.", "drawing.", "data")
 
 
-def several(config: Mapping[str, Any], judge: Callable[[str], Path]) -> int:
+def several(config: Mapping[str, Any], judge: Callable[[str], Path], rival: Callable[[str], Path]) -> int:
     """Judges each of `runs` and writes comparison.json and comparison.html; a run's own evaluation lies with the run.
 
+    Args:
+        judge: a run.
+        rival: the config's `encoder`, where it names one, as a run would be; it stands last, beside the runs.
+
     Raises:
-        ConfigError: MMG-C39, fewer than two runs, or one twice, or `run` or `encoder` beside them.
+        ConfigError: MMG-C39, fewer than two runs, or one where there is no encoder, or one twice, or `run` too.
     """
-    runs = list(config["runs"])
-    beside = [key for key in ("run", "encoder") if config.get(key)]
-    if len(runs) < 2 or len(set(runs)) < len(runs) or beside:
-        why = f"{beside[0]}= is given too" if beside else f"runs has {quoted(runs)}"
+    runs, encoder = list(config["runs"]), config.get("encoder")
+    if len(runs) + bool(encoder) < 2 or len(set(runs)) < len(runs) or config.get("run"):
         raise ConfigError(
-            "runs= takes two runs or more, each once, in place of run=",
+            "runs= takes two runs or more, each once, in place of run=; or one and encoder=",
             code="MMG-C39",
             where="runs",
-            why=why,
+            why="run= is given too" if config.get("run") else f"runs has {quoted(runs)}",
             fix="runs=[runs/one,runs/other]",
         )
+    last = [Compared(encoder["name"], read_run(rival(runs[0])).evaluations)] if encoder else []
     compared = [Compared(run, read_run(judge(run)).evaluations) for run in runs]
     option, values = varied([_options(run) for run in runs])
     for one, value in zip(compared, values, strict=True):
         one.value = value
     compared.sort(key=lambda one: one.value if isinstance(one.value, int | float) else 0.0)
+    compared += last
     out = fresh_directory(config["out"], "comparisons", option or "runs")
     write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
     page = write_comparison(out, option, compared)

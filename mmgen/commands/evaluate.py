@@ -1,6 +1,6 @@
 """`mmgen evaluate run=RUN evaluator=[NAME,…]`: judges a finished run again, beside its first evaluation.
 
-Or several runs, side by side (`runs=`), or an encoder that comes with its weights (`encoder=`).
+Or several runs, side by side (`runs=`), or an encoder that comes with its weights (`encoder=`), or these together.
 """
 
 from __future__ import annotations
@@ -33,20 +33,27 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Opens what is to be judged, reads the dataset, judges, and prints the figures and where they lie."""
     refuse_in_use(config["out"])
     if config["runs"]:
-        return several(config, lambda run: _judge({**config, "run": run, "runs": [], "out": None}))
+        alone = {**config, "runs": [], "out": None}
+        return several(
+            config,
+            lambda run: _judge({**alone, "run": run, "encoder": None}),
+            lambda run: _judge(alone, beside=Path(run)),
+        )
     out = _judge(config)
     print(summary(out))
     print(f"evaluation: {out / 'evaluation.json'}")
     return 0
 
 
-def _judge(config: dict[str, Any]) -> Path:
-    """Judges one model; the directory of what was found."""
+def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
+    """Judges one model; the directory of what was found. An encoder without a run is judged on the pictures that the
+    run `beside` it would be."""
     if config["encoder"] is not None:
         model, source = pretrained(config), None
     else:
         model, source = open_model(config, *_needed(config))
-    recorded = _recorded(source)
+    like = source or beside
+    recorded = _recorded(like)
     chosen = _chosen(config, recorded)
     for options in chosen["evaluator"].values():
         registry.build("evaluator", options)  # a mistake is told before anything is read
@@ -61,7 +68,7 @@ def _judge(config: dict[str, Any]) -> Path:
         "seed": chosen["seed"],
         "drawing_seed": chosen["drawing"]["seed"],
     }
-    foreign = _foreign(source, recorded, pictures)
+    foreign = _foreign(like, recorded, pictures)
     with _fresh(config["out"], source, "-".join(chosen["evaluator"])) as out:
         judging = Evaluation(model, pictures, RunDirectory(out), chosen, shows=False, about=about, foreign=foreign)
         _refuse_nothing(judging.run())

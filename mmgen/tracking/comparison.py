@@ -16,7 +16,7 @@ from mmgen.tracking.run_files import Evaluation, Figure
 
 @dataclass
 class Compared:
-    """A run, what was found about it, and the value of the option that tells it from the others."""
+    """A run, what was found about it, and the value of the option that tells it from the others; None: it has none."""
 
     run: str
     evaluations: Sequence[Evaluation]
@@ -62,6 +62,6 @@ def _curve(option: str, name: str, compared: Sequence[Compared]) -> str:
     points = []
     for one in compared:
         figure = one.figures.get(name)
-        if figure is not None and figure.value is not None:
+        if figure is not None and figure.value is not None and one.value is not None:
             points.append((float(one.value), figure.value * (100 if figure.is_share else 1)))
     return line_chart(name, [Series(name, "train", points)], over=option) if len(points) > 1 else ""

@@ -149,6 +149,40 @@ def test_several_runs_stand_side_by_side_over_the_option_that_tells_them_apart(c
         shutil.rmtree(work / "runs" / run)
 
 
+def test_an_encoder_that_comes_with_its_weights_stands_beside_runs_on_the_same_pictures(call, work, classes):
+    for number, share in enumerate((0.3, 0.0)):
+        run = work / "runs" / f"rivalled-{number}"
+        shutil.copytree(work / "runs" / "tiny", run)
+        config = RunDirectory(run).read_config()
+        config["dataset"] = {"name": "folder", "path": str(classes), "image_size": 16}
+        config["stages"]["encoder"]["task"]["alternative_captions"] = share
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    runs = ["runs/rivalled-0", "runs/rivalled-1"]
+    judge = ["evaluate", COLOURS, "evaluator=[linear_probe,retrieval]", "evaluator.linear_probe.max_pictures=30"]
+    code, _, err = call(*judge, f"runs=[{','.join(runs)}]", "out=rivals")
+    assert code == 0, err
+    found = json.loads((work / "rivals" / "comparison.json").read_text())
+    assert found["option"].endswith("alternative_captions")
+    rivals = [(run["run"], run["value"]) for run in found["runs"]]
+    assert rivals == [(runs[1], 0.0), (runs[0], 0.3), ("mean_colours:MeanColours", None)]
+    names = [{figure["name"]: figure["n"] for figure in run["figures"]} for run in found["runs"]]
+    assert {name: n for name, n in names[0].items() if "retrieval" not in name} == names[2]
+    assert names[2]
+    page = (work / "rivals" / "comparison.html").read_text()
+    assert page.count("<svg") == len(names[0])
+    own = json.loads(next((work / "runs" / "rivalled-0" / "evaluations").glob("*/evaluation.json")).read_text())
+    alone = json.loads(max((work / "evaluations").glob("*linear-probe-retrieval/evaluation.json")).read_text())
+    assert alone["run"] == "mean_colours:MeanColours"
+    for key in ("dataset", "evaluator", "seed"):
+        assert alone[key] == own[key]
+    code, _, err = call(*judge, f"runs=[{runs[0]}]", "out=one-rival")
+    assert code == 0, err
+    assert len(json.loads((work / "one-rival" / "comparison.json").read_text())["runs"]) == 2
+    for run in runs:
+        shutil.rmtree(work / run)
+    shutil.rmtree(work / "evaluations")
+
+
 def test_the_option_that_varies():
     assert varied([{"a": 1, "b": 0.1}, {"a": 1, "b": 0.3}]) == ("b", [0.1, 0.3])
     assert varied([{"a": 1, "b": 0.1}, {"a": 2, "b": 0.3}]) == ("", [None, None])
