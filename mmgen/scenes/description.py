@@ -4,6 +4,7 @@ where exactly things stand, and how large they are, is the layout's (`mmgen.scen
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -237,18 +238,8 @@ class Transformation(Scene):
         return (*self.originals, *(Thing(thing.shape, self.colour) for thing in self.originals))
 
 
-PART_SETS: tuple[tuple[str, ...], ...] = tuple(
-    dict.fromkeys(
-        [
-            *ANIMALS.values(),
-            *(
-                tuple(part for place, part in enumerate(PARTS) if bits >> place & 1)
-                for bits in range(1, 2 ** len(PARTS))
-                if bits.bit_count() <= MAX_PARTS
-            ),
-        ]
-    )
-)
+_COMBINATIONS = [c for number in range(1, MAX_PARTS + 1) for c in itertools.combinations(PARTS, number)]
+PART_SETS: tuple[tuple[str, ...], ...] = tuple(dict.fromkeys([*ANIMALS.values(), *_COMBINATIONS]))
 KINDS: dict[str, type[Scene]] = {
     "object": Object,
     "pair": Pair,

@@ -4,6 +4,7 @@ and takes few values, so that all layouts of a scene can be enumerated; x to the
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -131,3 +132,13 @@ def layouts(scene: Scene) -> Iterator[Layout]:
     """Every layout that the scene may have: 75 of an object, some 10,000 of four counted things."""
     for values in itertools.product(*axes(scene)):
         yield layout_of(scene, values)
+
+
+def layout_json(layout: Layout) -> str:
+    """As one line of JSON, [[x,y,half],…]."""
+    return json.dumps([[place.x, place.y, place.half] for place in layout], separators=(",", ":"))
+
+
+def layout_from_json(text: str) -> Layout:
+    """What `layout_json` wrote. It is read from our own samples: anything else is a ValueError or TypeError."""
+    return tuple(Place(*map(float, place)) for place in json.loads(text))

@@ -17,10 +17,11 @@ VOWELS = "AEIOU"
 CONSONANTS = "".join(letter for letter in LETTERS if letter not in VOWELS)
 NUMBERS = {2: 120, 3: 480, 4: 900}  # how many words of so many letters
 HELD_OUT = 10  # one in so many of three and four letters
-REFUSED = (  # no word has these in it
-    "ASS COC COK CUM DIK FAG FUC FUK GAY GOD JAP JEW NAZ NIG PIS POO RAP SEX TIT VAG WOG HOR HOM PED ANU PEN PUS KIK "
-    "DAG CAC KAK SUC"
-).split()
+REFUSED = {  # no word has one of these in it
+    "ASS", "COC", "COK", "CUM", "DIK", "FAG", "FUC", "FUK", "GAY", "GOD", "JAP", "JEW", "NAZ", "NIG",
+    "PIS", "POO", "RAP", "SEX", "TIT", "VAG", "WOG", "HOR", "HOM", "PED", "ANU", "PEN", "PUS", "KIK",
+    "DAG", "CAC", "KAK", "SUC",
+}
 
 
 def number_of(text: str) -> int:
