@@ -6,7 +6,7 @@ import string
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -173,7 +173,7 @@ class Ids(Sequence[str]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self._dataset.id(i) for i in range(len(self))[index]]
         return self._dataset.id(index)

@@ -94,7 +94,8 @@ def _built(wanted: Wanted, local: Path | None) -> Source:
     if local:
         _check_inside(files, roots[0])
     if builder.name == "parquet" and wanted.streaming:
-        groups = {split: RowGroups(found, wanted.max_samples, on_cut) for split, found in files.items()}
+        features, most = builder.info.features, wanted.max_samples
+        groups = {split: RowGroups(found, features, most, on_cut) for split, found in files.items()}
         return _filled({split: rows for split, rows in groups.items() if len(rows)}, roots, left_out, wanted.path)
     if wanted.streaming and not local:
         fix = "dataset.revision=refs/convert/parquet, where the hub keeps a copy as parquet; or dataset.streaming=false"
@@ -132,7 +133,7 @@ def _without_cut(
     builder: datasets.DatasetBuilder, files: dict[str, list[str]], on_cut: Callable[[DataError], None]
 ) -> datasets.DatasetBuilder:
     """The builder, or one without the files that are cut."""
-    cut = cut_files([file for found in files.values() for file in found])
+    cut = cut_files([file for found in files.values() for file in found], builder.info.features)
     for error in cut.values():
         on_cut(error)
     if not cut:

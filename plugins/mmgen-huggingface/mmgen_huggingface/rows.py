@@ -16,7 +16,7 @@ from torch import Tensor
 from mmgen.images import DataError, decode
 from mmgen.protocols import Sample
 from mmgen_huggingface.columns import Columns
-from mmgen_huggingface.tables import Row, Table
+from mmgen_huggingface.tables import Row, Table, other_classes
 
 MAX_CAPTION_BYTES = 8192
 MAX_CLASSES = 100_000
@@ -48,8 +48,12 @@ class Labels:
         """The labels of all splits.
 
         Raises:
-            DataError: MMG-D31, a column with more different values than labels have.
+            DataError: MMG-D31, a column has more different values than labels have, or other classes in another split.
         """
+        for table in tables[1:]:
+            if column := other_classes(tables[0].features, table.features, columns.labels):
+                what = f"the classes of {column!r} differ between splits, in their names or their order"
+                raise DataError(what, code="MMG-D31", where=path, fix="cast the column to one ClassLabel in all splits")
         names = {column: cls.attribute(column) for column in columns.labels}
         listed, classes = {}, {}
         for column, name in names.items():

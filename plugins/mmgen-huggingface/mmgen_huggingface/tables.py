@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -74,12 +74,20 @@ class RowGroups:
 
     Args:
         files: paths or addresses.
+        features: what the columns hold, where the source says so beside its files; None: what the first file says.
         max_rows: rows behind these are left out, and files behind them not opened.
         on_cut: called with the error of a file whose footer cannot be read; raises it, or leaves the file out.
     """
 
-    def __init__(self, files: Sequence[str], max_rows: int | None, on_cut: Callable[[DataError], None]) -> None:
-        self.features = datasets.Features()
+    def __init__(
+        self,
+        files: Sequence[str],
+        features: datasets.Features | None,
+        max_rows: int | None,
+        on_cut: Callable[[DataError], None],
+    ) -> None:
+        self.features = features or datasets.Features()
+        self._told = bool(features)
         self._columns: list[str] | None = None
         self._groups: list[tuple[str, int]] = []
         self._ends: list[int] = []  # rows up to the end of each group
@@ -99,10 +107,11 @@ class RowGroups:
     def _rows(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def _add(self, file: str, groups: list[tuple[int, int]], schema: pa.Schema) -> None:
-        if not self.features:
-            self.features = datasets.Features.from_arrow_schema(schema)
-        if missing := [name for name in self.features if name not in schema.names]:
+    def _add(self, file: str, groups: list[tuple[int, int]], own: datasets.Features) -> None:
+        if not self._told:
+            check_classes(self.features, own, file)
+        self.features = self.features or own
+        if missing := [name for name in self.features if name not in own]:
             raise unreadable(file, None, f"it lacks the columns {', '.join(missing)}, which the first file has")
         for number, (rows, size) in enumerate(groups):
             if size > LARGEST_GROUP:
@@ -151,7 +160,7 @@ class RowGroups:
             # Opened anew each time: a handle that two processes share would be read in two places at once.
             with fsspec.open(file, "rb") as opened:
                 return pq.ParquetFile(opened).read_row_group(number, columns=columns, use_threads=False)
-        except FAULTS as e:
+        except Exception as e:  # each store has errors of its own
             raise unreadable(f"{file}, row group {number}", e) from e
 
     def _forget(self) -> None:
@@ -166,21 +175,50 @@ def _batched(files: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (files[start : start + size] for start in range(0, len(files), size))
 
 
-def _footer(file: str) -> tuple[list[tuple[int, int]], pa.Schema] | DataError:
-    """Rows and bytes of each row group, and the columns; or why there are none."""
+def _footer(file: str) -> tuple[list[tuple[int, int]], datasets.Features] | DataError:
+    """Rows and bytes of each row group, and what the columns hold; or why there are none."""
     try:
         with fsspec.open(file, "rb") as opened:
             parquet = pq.ParquetFile(opened)
             groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-            return [(group.num_rows, group.total_byte_size) for group in groups], parquet.schema_arrow
-    except FAULTS as e:
+            features = datasets.Features.from_arrow_schema(parquet.schema_arrow)
+            return [(group.num_rows, group.total_byte_size) for group in groups], features
+    except Exception as e:  # each store has errors of its own
         return unreadable(file, e)
 
 
-def cut_files(files: Sequence[str]) -> dict[str, DataError]:
-    """Those parquet files whose footers cannot be read, and why."""
-    found = {file: _footer(file) for file in files}
-    return {file: footer for file, footer in found.items() if isinstance(footer, DataError)}
+def other_classes(one: datasets.Features, other: datasets.Features, columns: Iterable[str]) -> str | None:
+    """The first of the columns whose class labels have other names, or another order, in one than in the other."""
+    for column in columns:
+        names = [getattr(features.get(column), "names", None) for features in (one, other)]
+        if names[0] != names[1]:
+            return column
+    return None
+
+
+def check_classes(first: datasets.Features, own: datasets.Features, file: str) -> None:
+    """Raises DataError, MMG-D30, where a file counts its classes otherwise than the first: `datasets` would keep the
+    numbers and give them the first file's names."""
+    if first and (column := other_classes(first, own, own)):
+        why = f"the classes of {column} are others, or in another order, than in the first file"
+        raise unreadable(file, None, why, "cast the column to one ClassLabel in all files")
+
+
+def cut_files(files: Sequence[str], told: datasets.Features | None) -> dict[str, DataError]:
+    """Those parquet files whose footers cannot be read, and why.
+
+    Args:
+        told: what the columns hold, where the source says so beside its files; None: all files must agree on classes.
+    """
+    found, first = {}, datasets.Features()
+    for file in files:
+        footer = _footer(file)
+        if isinstance(footer, DataError):
+            found[file] = footer
+        elif told is None:
+            check_classes(first, footer[1], file)
+            first = first or footer[1]
+    return found
 
 
 def unreadable(where: str, error: BaseException | None, why: str = "", fix: str = "") -> DataError:

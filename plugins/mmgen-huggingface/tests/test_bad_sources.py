@@ -1,13 +1,15 @@
 """What is damaged, missing or hostile is told clearly, or left out and counted."""
 
+import json
 import pickle
+import socket
 from pathlib import Path
 
 import mmgen_huggingface.tables as tables
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, Value, config
 from mmgen_huggingface import HuggingFace
 
 from mmgen.errors import DataError
@@ -187,6 +189,31 @@ def test_no_code_of_a_data_set_runs(tmp_path, table):
     table(0, 2).to_parquet(folder / "train.parquet")
     assert len(HuggingFace(str(folder))) == 2
     assert not mark.exists()
+
+
+def test_files_here_send_nothing_anywhere(parquet, saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: asked.append(given) or refuse())
+    for options in ({}, {"streaming": True}):
+        HuggingFace(str(parquet), **options)[0]
+    HuggingFace(str(saved))[0]
+    HuggingFace(f"file://{parquet}/data/test-*.parquet")[0]
+    assert asked == []
+
+
+def refuse():
+    raise OSError("no network here")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [{"_type": "Nonsense"}, {"_type": "subprocess"}, {"_type": "Value"}, "x", 3])
+def test_a_schema_of_nonsense_is_told(tmp_path, picture, kind, streaming):
+    told = json.dumps({"info": {"features": {"image": {"_type": "Image"}, "text": kind}}}).encode()
+    found = pa.table({"image": [picture(0)], "text": ["a"]}).replace_schema_metadata({"huggingface": told})
+    pq.write_table(found, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="MMG-D30"):
+        HuggingFace(str(tmp_path), streaming=streaming)
 
 
 class Touch:

@@ -116,6 +116,32 @@ def test_labels_of_several_columns_and_of_none(tmp_path, picture):
         assert len(HuggingFace(path, on_bad="skip")) == 2
 
 
+def test_classes_may_stand_in_the_readme(tmp_path, picture):
+    path = write(tmp_path, {"image": [picture(0)] * 2, "label": [1, 0]})
+    features = "- {name: image, dtype: image}\n  - {name: label, dtype: {class_label: {names: {'0': cat, '1': dog}}}}"
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  features:\n  {features}\n---\n")
+    for streaming in (False, True):
+        dataset = HuggingFace(path, streaming=streaming)
+        check_dataset(dataset)
+        assert [dataset[i]["attributes"]["label"] for i in range(2)] == ["dog", "cat"]
+
+
+def test_classes_in_another_order_are_refused(tmp_path, picture):
+    found = DatasetDict()
+    for split, classes in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = Features({"image": Image(), "label": ClassLabel(names=classes)})
+        found[split] = Dataset.from_dict({"image": [picture(0)], "label": [1]}, features=features)
+        write(tmp_path / "splits", found[split].with_format("arrow")[:].to_pydict(), features, f"{split}.parquet")
+        write(tmp_path / "files", found[split].with_format("arrow")[:].to_pydict(), features, f"train-{split}.parquet")
+    found.save_to_disk(tmp_path / "saved")
+    for name, options in (("saved", {}), ("splits", {"streaming": True})):
+        with pytest.raises(DataError, match="differ between splits"):
+            HuggingFace(str(tmp_path / name), **options)
+    for name, options in (("splits", {}), ("files", {}), ("files", {"streaming": True})):
+        with pytest.raises(DataError, match="than in the first file"):
+            HuggingFace(str(tmp_path / name), **options)
+
+
 def test_lists_of_captions_lose_what_is_empty_or_twice(tmp_path, picture):
     features = Features({"image": Image(), "captions": List(Value("string"))})
     captions = [["a cat", None, "a\ttabby ", "", "a cat"], ["x"]]
