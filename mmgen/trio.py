@@ -212,8 +212,12 @@ def _batch_of(image_size: int) -> int:
 
 
 def _of_size(images: Tensor, size: int) -> Tensor:
-    """(B,3,H,W) to (B,3,size,size); as they are where that is their size."""
-    return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
+    """(B,3,H,W) to (B,3,size,size): shrunk by area, enlarged bicubic, or left where that is their size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    if min(images.shape[-2:]) > size:
+        return F.interpolate(images, (size, size), mode="area")
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from mmgen.errors import CheckpointError, ConfigError, DataError, PluginError
 from mmgen.images import decode, save_png
 from mmgen.loading import read_parts, recorded_sampler
 from mmgen.text_to_image import TextToImage
-from mmgen.trio import BATCH
+from mmgen.trio import BATCH, Trio
 from tests.tiny import edit
 
 CAPTION = "a red bar"
@@ -264,3 +264,28 @@ def test_drawings_are_decoded_and_scored_few_at_a_time_and_nothing_changes(model
     monkeypatch.setattr("mmgen.trio.BATCH_PIXELS", 4 * 16 * 16)
     model.draw([CAPTION], num_images=5, seed=2)
     assert shapes == [4, 4]
+
+
+def test_pictures_are_shrunk_by_area_and_enlarged_smoothly_for_an_encoder():
+    class Sees:
+        image_size = 16
+
+        def encode_image(self, images):
+            return images.flatten(1)
+
+        def to(self, device):
+            return self
+
+    ramp = torch.linspace(0, 1, 8).expand(1, 3, 8, 8)
+    seen = Trio(encoder=Sees()).encode_images(ramp).view(3, 16, 16)
+    steps = seen[0, 8].diff()
+    assert float(steps.min()) > 0.01, "no two columns alike, as repeated pixels are"
+    assert float(steps.max()) < 0.1
+    edge = (torch.arange(8) > 3).float().expand(1, 3, 8, 8)
+    seen = Trio(encoder=Sees()).encode_images(edge)
+    assert float(seen.min()) == 0, "what overshoots is cut off"
+    assert float(seen.max()) == 1
+    large = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        Trio(encoder=Sees()).encode_images(large).view(3, 16, 16), large[0].unfold(1, 2, 2).unfold(2, 2, 2).mean((3, 4))
+    )
