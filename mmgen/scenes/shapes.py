@@ -52,7 +52,7 @@ def circle(x: Array, y: Array) -> Array:
 
 
 def square(x: Array, y: Array) -> Array:
-    return _box(np.abs(x), np.abs(y), 0.9, 0.9)
+    return _box(np.abs(x), np.abs(y), 1.0, 1.0)
 
 
 def _box(x: Array, y: Array, wide: float, high: float) -> Array:
@@ -76,13 +76,14 @@ def star(x: Array, y: Array) -> Array:
 
 def heart(x: Array, y: Array) -> Array:
     # One polygon: the union of discs and a square has seams inside, which its outline would show.
-    lobe = ((0.14, -0.74), (0.32, -0.86), (0.52, -0.89), (0.74, -0.83), (0.92, -0.66), (1.0, -0.42))
-    return polygon(np.abs(x), y, ((0, -0.46), *lobe, (0.95, -0.12), (0.74, 0.2), (0, 0.98)), close=False)
+    lobe = ((0.05, -0.59), (0.18, -0.76), (0.37, -0.86), (0.59, -0.87), (0.79, -0.79), (0.93, -0.63), (1.0, -0.42))
+    side = ((0.97, -0.21), (0.88, -0.05), (0.62, 0.28))
+    return polygon(np.abs(x), y, ((0, -0.38), *lobe, *side, (0, 1.0)), close=False)
 
 
 def cross(x: Array, y: Array) -> Array:
     x, y = np.abs(x), np.abs(y)
-    return _box(np.maximum(x, y), np.minimum(x, y), 1.0, 0.36)
+    return _box(np.maximum(x, y), np.minimum(x, y), 1.0, 0.34)
 
 
 def crescent(x: Array, y: Array) -> Array:
