@@ -75,6 +75,14 @@ def test_samples_tell_what_they_show():
             assert name not in sample["attributes"] or sample["attributes"][name] in values
 
 
+def test_every_relation_is_what_a_picture_is_judged_by():
+    """Also those that are said from the other side of the canonical description."""
+    dataset = Scenes(num_samples=100, num_val=1, num_heldout=1, kinds=["pair"])
+    said = [dataset[i]["caption"] for i in dataset.splits["train"]]
+    for relation in ("above", "below", "left of", "right of", "inside"):
+        assert sum(f" {relation} a" in caption for caption in said) > 8
+
+
 def test_a_corner_can_be_redrawn():
     """The upper left is the same before and after; the lower right quarter holds all that differs."""
     dataset = Scenes(num_samples=1, num_val=1, num_heldout=60, kinds=["corner"])
