@@ -17,20 +17,23 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
 
-def load(path: str, *, tokenizer_from: str | None = None, encoder_from: str | None = None) -> TextToImage:
+def load(
+    path: str, *, tokenizer_from: str | None = None, encoder_from: str | None = None, device: str = "auto"
+) -> TextToImage:
     """Opens an export or a finished run's directory.
 
     Args:
         path: a directory written by `mmgen export`, or a run's, such as `runs/quickstart`.
         tokenizer_from: another one, whose image tokenizer to use.
         encoder_from: another one, whose encoder to use.
+        device: where it computes: cpu, cuda:0 …; auto is the GPU, where there is one.
 
     Raises:
         CheckpointError: nothing finished lies there, or a file is damaged or made for something else.
     """
     from mmgen.text_to_image import open_trio
 
-    return open_trio(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from)
+    return open_trio(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from, device=device)
 
 
 def build(kind: str, config: dict[str, Any] | str, **arguments: Any) -> Any:

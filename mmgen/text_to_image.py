@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmgen import registry
 from mmgen.data.asked import check_caption, check_counts
+from mmgen.devices import device_of
 from mmgen.drawings import Captions, Drawings, Redrawing
 from mmgen.errors import CheckpointError
 from mmgen.images import picture_size
@@ -23,7 +24,7 @@ from mmgen.samplers.captions import write_captions
 from mmgen.samplers.choice import Choice
 from mmgen.samplers.region import Region, Unit
 from mmgen.stream import Order
-from mmgen.trio import Trio, in_batches
+from mmgen.trio import Trio
 
 HELD_BYTES = 1 << 28  # of decoded drawings that wait to be ranked
 
@@ -38,6 +39,7 @@ class TextToImage(Trio):
             Without an encoder nothing is ranked.
         sampler: its name and options, as a config holds them; by default autoregressive's own.
         fingerprints: of the parts that are there, by kind.
+        device: where the parts compute.
 
     Attributes:
         sampler: how tokens are drawn. `sampler_config`: the same as a mapping, complete.
@@ -51,9 +53,12 @@ class TextToImage(Trio):
         encoder: Encoder | None = None,
         sampler: Mapping[str, Any] | None = None,
         fingerprints: Mapping[str, str] | None = None,
+        device: torch.device | str = "cpu",
         trusted: bool = True,
     ) -> None:
-        super().__init__(tokenizer=tokenizer, generator=generator, encoder=encoder, fingerprints=fingerprints)
+        super().__init__(
+            tokenizer=tokenizer, generator=generator, encoder=encoder, fingerprints=fingerprints, device=device
+        )
         self.sampler_config = registry.complete("sampler", sampler or AUTOREGRESSIVE, trusted=trusted)
         self.sampler: Sampler = registry.build("sampler", self.sampler_config, trusted=trusted)
 
@@ -161,10 +166,12 @@ class TextToImage(Trio):
             num_images = keep or num_images  # nobody chooses among more
         kept: dict[str, Tensor] = {}
         if redrawing is not None:
-            indices = in_batches(tokenizer.encode, redrawing.images, self.batch)
+            indices = self.in_batches(tokenizer.encode, redrawing.images, self.batch)
             kept = {"kept_tokens": indices.flatten(1), "kept": redrawing.region.kept}
-        text_tokens = generator.text_tokenizer.encode(captions)
-        tokens = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress, **kept)
+        text_tokens = generator.text_tokenizer.encode(captions).to(self.device)
+        kept = {name: tensor.to(self.device) for name, tensor in kept.items()}
+        drawn = self.sampler.draw(generator, text_tokens, num_images=num_images, seed=seed, progress=progress, **kept)
+        tokens = drawn.cpu()
         held = max(1, HELD_BYTES // (num_images * 12 * tokenizer.image_size**2))
         drawings: list[Drawings] = []
         for first in range(0, len(captions), held):
@@ -176,10 +183,11 @@ class TextToImage(Trio):
     def _decoded(self, tokens: Tensor, redrawing: Redrawing | None, part: slice) -> Tensor:
         """Image tokens (C,n,N) to pictures (C,n,3,H,W)."""
         tokenizer = self.part("tokenizer")
-        images = in_batches(lambda t: tokenizer.decode(t.view(-1, *tokenizer.grid)), tokens.flatten(0, 1), self.batch)
+        decode = lambda rows: tokenizer.decode(rows.view(-1, *tokenizer.grid))  # noqa: E731
+        images = self.in_batches(decode, tokens.flatten(0, 1), self.batch)
         images = images.view(*tokens.shape[:2], *images.shape[1:])
         if redrawing is not None and redrawing.keep_pixels:
-            drawn = redrawing.region.pixels((images.shape[-2], images.shape[-1])).to(images.device)
+            drawn = redrawing.region.pixels((images.shape[-2], images.shape[-1]))
             images = torch.where(drawn, images, redrawing.images[part, None].to(images))
         return images
 
@@ -247,10 +255,10 @@ class TextToImage(Trio):
         """`caption` for many pictures (P,3,H,W) of the image tokenizer's size. `progress` counts written captions."""
         check_counts(num_captions, keep, "captions")
         generator = self.generator_of("image_first")
-        image_tokens = in_batches(self.part("tokenizer").encode, images, self.batch).flatten(1)
+        image_tokens = self.in_batches(self.part("tokenizer").encode, images, self.batch).flatten(1).to(self.device)
         written = write_captions(
             generator, image_tokens, num_captions=num_captions, seed=seed, choice=choice, progress=progress
-        )
+        ).cpu()
         features = self.encode_images(images) if self.ranks else None
         found = []
         for i in range(len(images)):
@@ -271,6 +279,7 @@ def open_trio(
     *,
     tokenizer_from: str | Path | None = None,
     encoder_from: str | Path | None = None,
+    device: str = "auto",
     trusted: bool = False,
 ) -> TextToImage:
     """Opens an export or a finished run: every part that is there (see `read_parts` for the errors).
@@ -278,7 +287,9 @@ def open_trio(
     Args:
         sampler: how tokens are drawn, its name and options; None takes the one that the run was judged with.
         tokenizer_from, encoder_from: other runs or exports whose image tokenizer and encoder stand in.
+        device: where it computes, see `device_of`.
     """
+    computes_on = device_of(device)
     parts = read_parts(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from, trusted=trusted)
     components = {kind: load_part(part, trusted=trusted) for kind, part in parts.items()}
     return TextToImage(
@@ -287,5 +298,6 @@ def open_trio(
         encoder=components.get("encoder"),
         sampler=recorded_sampler(path) if sampler is None else sampler,
         fingerprints={kind: part.fingerprint for kind, part in parts.items()},
+        device=computes_on,
         trusted=sampler is not None,
     )

@@ -36,6 +36,7 @@ class Trio:
     Args:
         tokenizer, generator, encoder: in eval mode; what is missing cannot be used, and is named when it is asked for.
         fingerprints: of the parts that are there, by kind.
+        device: where the parts are put and compute; what goes in and comes out is on the CPU.
     """
 
     def __init__(
@@ -45,8 +46,13 @@ class Trio:
         generator: Generator | None = None,
         encoder: Encoder | None = None,
         fingerprints: Mapping[str, str] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._parts: dict[str, Any] = {"tokenizer": tokenizer, "generator": generator, "encoder": encoder}
+        self.device = torch.device(device)
+        for part in self._parts.values():
+            if part is not None:
+                part.to(self.device)
         self.fingerprints = dict(fingerprints or {})
 
     def part(self, kind: str) -> Any:
@@ -111,7 +117,7 @@ class Trio:
         encoder = self.part("encoder")
         if not isinstance(image, Tensor):
             image = decode(image, size=encoder.image_size)
-        scale = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
+        scale = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp().cpu()
         shares = (scale * (self.encode_images(image[None]) @ class_features.T)[0]).softmax(0)
         order = shares.argsort(descending=True, stable=True)
         return {labels[i]: share for i, share in zip(order.tolist(), shares[order].tolist(), strict=True)}
@@ -145,7 +151,7 @@ class Trio:
             captions = list(itertools.islice(texts, len(part)))
             features = self._whole_captions(captions, cut, progress)
             total = features.new_zeros(len(counts), features.shape[1]) if total is None else total
-            total.index_add_(0, part.to(features.device), features)
+            total.index_add_(0, part, features)
         assert total is not None
         return F.normalize(total, dim=-1)  # the sum points where the average does
 
@@ -166,7 +172,7 @@ class Trio:
         encoder = self.part("encoder")
         size = getattr(encoder, "image_size", images.shape[-1])
         encode = getattr(encoder, "probe_features", encoder.encode_image) if probe else encoder.encode_image
-        return in_batches(lambda part: encode(_of_size(part, size)), images, _batch_of(size))
+        return self.in_batches(lambda part: encode(_of_size(part, size)), images, _batch_of(size))
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
@@ -190,20 +196,28 @@ class Trio:
             left -= len(part)
             return features
 
-        features = in_batches(encode, text_tokens[order], BATCH)
-        return torch.empty_like(features).index_copy_(0, order.to(features.device), features)
+        features = self.in_batches(encode, text_tokens[order], BATCH)
+        return torch.empty_like(features).index_copy_(0, order, features)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) to indices (B,h,w) and the pictures (B,3,H,W) decoded from them."""
         tokenizer = self.part("tokenizer")
-        indices = in_batches(tokenizer.encode, images, self.batch)
-        return indices, in_batches(tokenizer.decode, indices, self.batch)
+        indices = self.in_batches(tokenizer.encode, images, self.batch)
+        return indices, self.in_batches(tokenizer.decode, indices, self.batch)
 
     @property
     def batch(self) -> int:
         """How many pictures go through the image tokenizer at once."""
         return _batch_of(self.part("tokenizer").image_size)
+
+    def in_batches(self, function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+        """Applies a function of a part row by row, in batches of one size, the last one padded with its first row."""
+        results = []
+        for part in rows.split(size):
+            padded = torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])]) if len(part) < size else part
+            results.append(function(padded.to(self.device))[: len(part)].cpu())
+        return torch.cat(results)
 
 
 def _batch_of(image_size: int) -> int:
@@ -218,12 +232,3 @@ def _of_size(images: Tensor, size: int) -> Tensor:
     if min(images.shape[-2:]) > size:
         return F.interpolate(images, (size, size), mode="area")
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """Applies a function row by row in batches of one size, the last one padded with its first row."""
-    results = []
-    for part in rows.split(size):
-        padded = torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])]) if len(part) < size else part
-        results.append(function(padded)[: len(part)])
-    return torch.cat(results)

@@ -20,7 +20,7 @@ from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, train_stage
-from mmgen.commands.starting import locked, meet
+from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json, write_json
@@ -54,7 +54,9 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             if not _judged(directory, parts):
                 directory.update_status(stage="evaluation")
                 with _goes_on(config["run"]["name"]):
-                    Evaluation(open_trio(path, config["sampler"], trusted=True), pictures, directory, config).run()
+                    device = computes_on(*(stage.trainer for stage in stages.values()))
+                    model = open_trio(path, config["sampler"], trusted=True, device=device)
+                    Evaluation(model, pictures, directory, config).run()
                 _write_lineage(directory, parts, pictures, config)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}

@@ -205,6 +205,7 @@ class TrainCommand(Training):
     tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer to use")
 
 
+DEVICE = "cpu, cuda:0 …; auto: this process's GPU, where there is one"
 TOKENIZER_FROM = "a run or an export whose image tokenizer to use"
 ENCODER_FROM = "a run or an export whose encoder ranks, instead of the run's own"
 
@@ -217,6 +218,7 @@ class SampleCommand:
     num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
     keep: int = _option(4, "kept of them, best first", low=1)
     seed: int = _option(1, "picture number i is a function of the caption, the seed and i alone")
+    device: str = _option("auto", DEVICE)
     out: str | None = _option(None, "directory for the pictures; null: a new one under samples/")
     sampler: dict[str, Any] | None = _option(None)
 
@@ -242,6 +244,7 @@ class CaptionCommand:
     top_k: int | None = _option(None, "choose among the k likeliest tokens", low=1)
     top_p: float | None = _option(None, "choose among the likeliest tokens that make up this mass", low=0, high=1)
     min_p: float | None = _option(None, "choose among tokens this many times as likely as the likeliest", low=0, high=1)
+    device: str = _option("auto", DEVICE)
     out: str | None = _option(None, "a JSON file for the captions; null: print only")
 
 
@@ -252,6 +255,7 @@ class ClassifyCommand:
     labels: str | None = _option(None, "a text file, one label a line, beside those on the command line")
     templates: list[str] | None = _option(None, "captions with {} for the label; null: the pack's, or the label itself")
     cache: bool = _option(True, "keep the labels' features for the next time, in ~/.cache/mmgen")
+    device: str = _option("auto", DEVICE)
     out: str | None = _option(None, "a JSON file for the shares; null: print only")
     html: str | None = _option(None, "a page with the pictures and bars, one file")
 
@@ -268,6 +272,7 @@ class EvaluateCommand:
     evaluator: Any = _option(dict)
     seed: int | None = _option(None, "which pictures are judged, where not all are; null: the run's")
     drawing_seed: int | None = _option(None, "of the drawings; null: the run's")
+    device: str = _option("auto", DEVICE)
     out: str | None = _option(None, "directory for what is found; null: a new one under RUN/evaluations/")
 
 
@@ -275,6 +280,7 @@ class EvaluateCommand:
 class ExportCommand:
     run: str | None = _option(None, "a finished run's directory; also the first positional")
     to: str | None = _option(None, "the directory to write; also the second positional")
+    format: Literal["mmgen", "open_clip"] = _option("mmgen", "open_clip: the encoder alone, as its hub folders are")
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
     encoder_from: str | None = _option(None, "a run or an export whose encoder to take")
 
@@ -298,7 +304,7 @@ class DataCommand:
     seed: int = _option(1, "of the augmentation", low=0)
     shard_size: int | None = _option(None, "samples of a shard; null: 4,096, or more to make 1,000 at most", low=1)
     num_workers: int = _option(0, "processes that read pictures", low=0)
-    device: str = _option("auto", "cpu, cuda:0 …; auto: this process's GPU, where there is one")
+    device: str = _option("auto", DEVICE)
 
 
 @dataclass(kw_only=True)

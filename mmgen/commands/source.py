@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmgen import registry
+from mmgen.devices import device_of
 from mmgen.errors import ConfigError, MmgenError, quoted
 from mmgen.files import read_json
 from mmgen.images import SUFFIXES, decode
@@ -24,7 +25,7 @@ def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Pat
     """The model that a command's config asks for, and where it lies.
 
     Args:
-        config: `run`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`.
+        config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`.
         needs: kinds of parts; where no run is named, it is the newest finished one that has these.
 
     Raises:
@@ -36,7 +37,11 @@ def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Pat
     elsewhere = {kind: config.get(f"{kind}_from") for kind in ("tokenizer", "encoder")}
     source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)))
     model = open_trio(
-        source, config.get("sampler"), tokenizer_from=elsewhere["tokenizer"], encoder_from=elsewhere["encoder"]
+        source,
+        config.get("sampler"),
+        tokenizer_from=elsewhere["tokenizer"],
+        encoder_from=elsewhere["encoder"],
+        device=config["device"],
     )
     return model, source
 
@@ -66,7 +71,7 @@ def pretrained(config: Mapping[str, Any]) -> TextToImage:
             fix="run=RUN, of a run or an import that has them",
         )
     encoder = registry.build("encoder", options, text_tokenizer=None, image_size=getattr(component, "image_size", 224))
-    return TextToImage(encoder=encoder.eval(), fingerprints={})
+    return TextToImage(encoder=encoder.eval(), fingerprints={}, device=device_of(config["device"]))
 
 
 def source_of(run: str | None, *needs: str) -> Path:

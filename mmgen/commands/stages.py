@@ -17,12 +17,14 @@ from mmgen import registry
 from mmgen.checkpoint.parts import Part, load_weights, read_part, write_part
 from mmgen.commands.fitting import Fit
 from mmgen.commands.schema import PLACEMENT
+from mmgen.commands.starting import computes_on
 from mmgen.data import text_tokenizers
 from mmgen.data.module import PictureData, Samples
 from mmgen.data.noise import CaptionNoise
 from mmgen.data.pictures import Pictures
 from mmgen.data.text import BpeTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
+from mmgen.devices import device_of
 from mmgen.errors import CheckpointError
 from mmgen.loading import load_part
 from mmgen.progress import Bar
@@ -199,7 +201,7 @@ class _Training:
         codes = None
         if self.stage.kind == "generator" and not isinstance(self.pictures, TokenDataset):
             assert self.tokenizer is not None
-            codes = tokenize(self.pictures, self.tokenizer)
+            codes = tokenize(self.pictures, self.tokenizer, computes_on(self.stage.trainer))
         data = PictureData(
             self.pictures,
             batch_size=self.stage.task["batch_size"],
@@ -243,9 +245,11 @@ class _Training:
         ]
 
 
-def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
+def tokenize(pictures: Pictures, tokenizer: Part, device: str = "auto") -> Tensor:
     """Every picture's image tokens (M,N), by position in the dataset."""
     image_tokenizer = load_part(tokenizer, trusted=True)
+    place = device_of(device)
+    image_tokenizer.to(place)
     if tuple(pictures.shape) != (image_tokenizer.image_size,) * 2:
         raise CheckpointError(
             f"the image tokenizer reads {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",
@@ -256,6 +260,6 @@ def tokenize(pictures: Pictures, tokenizer: Part) -> Tensor:
     with torch.no_grad(), Bar("image tokens", total=len(pictures), unit="pictures") as bar:
         for first in range(0, len(pictures), BATCH):
             positions = range(first, min(first + BATCH, len(pictures)))
-            codes.append(image_tokenizer.encode(pictures.batch(positions)).flatten(1))
+            codes.append(image_tokenizer.encode(pictures.batch(positions).to(place)).flatten(1).cpu())
             bar.advance(len(positions), "")
     return torch.cat(codes)

@@ -57,6 +57,11 @@ def _trainers(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [stage["trainer"] for stage in config["stages"].values()] if "stages" in config else [config["trainer"]]
 
 
+def computes_on(*trainers: Mapping[str, Any]) -> str:
+    """The `device` of what follows a training: the CPU where any of its trainers asks for it, and otherwise auto."""
+    return "cpu" if any(trainer["accelerator"] == "cpu" for trainer in trainers) else "auto"
+
+
 def devices(trainer: Mapping[str, Any]) -> int:
     """How many processes a trainer's section wants on a machine, with Lightning's meaning of `devices`."""
     wanted = trainer["devices"]

@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.token_directory import agree, clean, goes_on, lock, prepare
@@ -26,6 +24,7 @@ from mmgen.data.shards import (
     read_shard,
 )
 from mmgen.data.tokenizing import Augmenting, Planned, Reader, finish, ids_digest, make_shard, plan, positions_of
+from mmgen.devices import device_of
 from mmgen.errors import CheckpointError, ConfigError, DataError, RunLockedError, quoted
 from mmgen.files import size
 from mmgen.loading import load_part, part_of
@@ -51,7 +50,7 @@ class Tokenizing:
                 fix="task.augment=dalle_generator, or variants=1",
             )
         self.directory = Path(config["to"])
-        self.device = _device(config["device"])
+        self.device = device_of(config["device"])
 
     def run(self) -> int:
         """Writes what is missing; whoever finds nothing missing finishes the directory."""
@@ -204,22 +203,6 @@ def _rank() -> tuple[int, int]:
         where="environment",
         fix="torchrun --no-python --nproc-per-node=4 mmgen data tokenize …, or unset both",
     )
-
-
-def _device(asked: str) -> torch.device:
-    """The device asked for; "auto" is this process's GPU, where there is one."""
-    local = os.environ.get("LOCAL_RANK", "0")
-    if asked == "auto":
-        asked = f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(
-            f"there is no device {quoted(asked)}", code="MMG-C28", where="device", why=reason, fix="device=auto"
-        ) from error
-    return device
 
 
 def _tell(directory: Path, index: Index, tokenizer_from: str) -> None:

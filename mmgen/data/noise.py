@@ -14,8 +14,8 @@ ATTEMPTS = 20  # samples looked at for one with another caption
 
 
 class CaptionNoise:
-    """Spoils the captions of a share of the samples: of the same ones in every epoch, as it is with pictures of the web,
-    where a wrong caption stays wrong.
+    """Spoils the captions of a share of the samples: of the same ones in every epoch. So it is with pictures of the
+    web, where a wrong caption stays wrong.
 
     - `another`: those of another sample, whose caption differs.
     - `words`: their own words in another order.
@@ -52,7 +52,7 @@ class CaptionNoise:
         """
         if not self.share or not self.spoils(id):
             return captions
-        draws = random.Random(sample_key(self.seed, -2, f"noise/{id}"))
+        draws = random.Random(sample_key(self.seed, -2, f"noise/{id}"))  # noqa: S311
         if self.kind in ("another", "soup"):
             other = self._another(draws, captions[0], others, size)
             if self.kind == "another":
