@@ -173,7 +173,7 @@ def _sort(request: Request, override: Override, groups: list[str]) -> None:
     elif key in groups:
         _check_choices(request, override)
         request.choices.append(override)
-    elif key.endswith(".name") and key.split(".")[0] in registry.KINDS:
+    elif key.endswith(".name") and key.count(".") < 3 and key.split(".")[0] in registry.KINDS:
         kind = key.split(".")[0]
         text = f"{key} cannot be set by itself: the {kind} is chosen with its options"
         raise ConfigError(text, code="MMG-C03", where=place_of(override), fix=f"{kind}={text_of(override)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +15,7 @@ from mmgen.data.noise import CaptionNoise
 from mmgen.data.order import BatchOrder, Slot, StepBatches
 from mmgen.data.pictures import Pictures
 from mmgen.data.sources import PictureSource, TokenSource
+from mmgen.data.weighted import WeightedOrder
 from mmgen.errors import DataError, quoted
 from mmgen.protocols import Batch, Dataset, TokenDataset
 
@@ -86,13 +87,33 @@ class PictureData(pl.LightningDataModule):
         self.noise = noise
         self.train_positions = self._shapely(self._positions(train))
         self.val_positions = self._positions(val)[:max_val]
-        self.order = BatchOrder(len(self.train_positions), batch_size, seed, self._groups(grouped_by))
+        self.order = self._order(self._groups(grouped_by))
 
     def _positions(self, split: str) -> Sequence[int]:
         positions = self.samples.positions(split)
         if not positions:
             raise DataError(f"the split {quoted(split)} holds no samples", code="MMG-D10", fix="choose another split")
         return positions
+
+    def _order(self, groups: list[int] | None) -> BatchOrder:
+        """Every sample once an epoch; of a dataset with weighted parts, each part as often as it asks."""
+        dataset: Any = self.samples.dataset if isinstance(self.samples, Pictures) else None
+        weights: Mapping[str, float] | None = getattr(dataset, "weights", None)
+        if not weights:
+            return BatchOrder(len(self.train_positions), self.batch_size, self.seed, groups)
+        positions: Mapping[str, Sequence[int]] = dataset.parts
+        parts = {}
+        for name in weights:
+            own = positions[name] if isinstance(positions[name], range) else set(positions[name])
+            parts[name] = [place for place, position in enumerate(self.train_positions) if position in own]
+            if not parts[name]:
+                raise DataError(
+                    f"the part {quoted(name)} has nothing to train on",
+                    code="MMG-D10",
+                    where=f"dataset.parts.{name}",
+                    fix="leave it out",
+                )
+        return WeightedOrder(parts, weights, self.batch_size, self.seed, groups)
 
     def _shapely(self, positions: Sequence[int]) -> Sequence[int]:
         """Those whose pictures the augmentation takes; to see their shapes, each is read once."""
