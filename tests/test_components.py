@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mmgen.testing import (
     small_text_tokenizer,
 )
 from tests.data.fakes import Noisy, tokens_at
+from tests.models.open_clip_models import open_clip
 
 INSTALLED = [
     (kind, f"{name}@{claim.distribution}")
@@ -41,10 +43,26 @@ def tokens(path: Path) -> dict[str, Any]:
     return {"path": str(tokens_at(path / "tokens", Noisy(20), "dalle_generator", variants=3))}
 
 
+def open_clip_model(path: Path) -> dict[str, Any]:
+    """A tiny one; the package is imported first, without the torchvision that it asks for."""
+    open_clip()
+    text = {"width": 32, "heads": 2, "layers": 1}
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    (path / "tiny.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    return {"model": str(path / "tiny.json")}
+
+
+def mixture(path: Path) -> dict[str, Any]:
+    (path / "few").mkdir()
+    return {"parts": {"few": {"name": "folder", "weight": 2.0, **folder(path / "few")}, "scenes": {}}}
+
+
 # Options without a default, by kind and name: a component that needs some says here which.
 REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("dataset", "folder"): folder,
+    ("dataset", "mixture"): mixture,
     ("dataset", "tokens"): tokens,
+    ("encoder", "open_clip"): open_clip_model,
 }
 
 CHECKS: dict[str, Callable[[Any], list[str]]] = {
