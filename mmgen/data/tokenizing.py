@@ -29,7 +29,7 @@ from mmgen.data.shards import (
     write_text,
 )
 from mmgen.data.tokens import SPLITS, MappedShard, with_dropout
-from mmgen.errors import DataError, quoted
+from mmgen.errors import ConfigError, DataError, quoted
 from mmgen.files import write_atomic
 from mmgen.images import to_bytes
 from mmgen.protocols import Dataset, Record, Sample
@@ -66,7 +66,18 @@ class Augmenting:
 
 
 def positions_of(dataset: Dataset) -> dict[str, Array]:
-    """The dataset's positions of `train` and `val`, eight bytes each."""
+    """The dataset's positions of `train` and `val`, eight bytes each.
+
+    Raises:
+        ConfigError: MMG-C27, it is a mixture, whose weights no shard keeps.
+    """
+    if getattr(dataset, "weights", None):
+        raise ConfigError(
+            "token shards keep no weights: a training on them would draw every sample of the mixture equally often",
+            code="MMG-C27",
+            where="dataset.parts",
+            fix="train on the mixture itself, or make shards of one part: dataset=NAME",
+        )
     return {split: np.array(split_positions(dataset, split), dtype=np.int64) for split in SPLITS}
 
 

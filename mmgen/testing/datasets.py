@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,17 @@ def splits_have_something_to_train_on(subject: Subject) -> None:
         require(subject.splits.get("val", [0]), "its val is empty")
 
 
+def weights_are_of_its_parts(subject: Subject) -> None:
+    weights: Mapping[str, float] = getattr(subject.dataset, "weights", None) or {}
+    if not weights:
+        return
+    parts: Mapping[str, Sequence[int]] = getattr(subject.dataset, "parts", None) or {}
+    require(set(weights) == set(parts), f"it has the weights {sorted(weights)} and the parts {sorted(parts)}")
+    require(all(0 < weight < math.inf for weight in weights.values()), "a weight is not a finite number above 0")
+    positions = sorted(position for part in parts.values() for position in part)
+    require(positions == list(range(len(subject.dataset))), "a position is in no part, or in two")
+
+
 def classes_are_values_of_attributes(subject: Subject) -> None:
     seen: dict[str, set[str]] = {}
     for i in subject.positions:
@@ -203,6 +215,7 @@ DATASET_CHECKS = (
     it_survives_a_trip_to_a_worker,
     splits_are_disjoint_positions,
     splits_have_something_to_train_on,
+    weights_are_of_its_parts,
     classes_are_values_of_attributes,
     templates_name_attributes,
     attribution_is_a_line,
