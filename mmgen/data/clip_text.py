@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from mmgen.data.text import MAX_CAPTION_BYTES, reading, sound, whole
@@ -23,7 +23,9 @@ from mmgen.errors import ConfigError, quoted
 
 CONTEXT_LENGTH = 77
 END_OF_WORD = "</w>"
+MARKS = ("<|startoftext|>", "<|endoftext|>")
 _PUBLISHED_MERGES = 49152 - 256 - 2  # what the published file's reader takes of it, from its second line on
+_PUBLISHED_SHA256 = "66e3e95d342fce38063fd91c8ff3b3f2a75793db89a0416157bcc59e3812ab73"  # of them as JSON
 _MAX_MERGES = 1 << 20
 _MAX_FILE = 64 << 20
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -36,6 +38,13 @@ def _alphabet() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
+
+
+def _pieces(merges: Sequence[Pair]) -> list[str]:
+    """Every piece, at the place that is its id."""
+    alphabet = _alphabet()
+    ends = [character + END_OF_WORD for character in alphabet]
+    return [*alphabet, *ends, *(left + right for left, right in merges)]
 
 
 class ClipTextTokenizer:
@@ -56,9 +65,7 @@ class ClipTextTokenizer:
         if context_length < 3:
             raise ValueError(f"context_length is {context_length}; two marks and a word need at least 3")
         self.merges, self.context_length = [(left, right) for left, right in merges], context_length
-        alphabet = _alphabet()
-        pieces = [*alphabet, *(character + END_OF_WORD for character in alphabet)]
-        pieces += [left + right for left, right in self.merges]
+        pieces = _pieces(self.merges)
         ids = {piece: i for i, piece in enumerate(pieces)}
         if len(ids) != len(pieces):
             raise ValueError("two merges make the same piece")
@@ -129,6 +136,24 @@ class ClipTextTokenizer:
         """All of it as JSON text, the same text for equal tokenizers."""
         content = {"format": 1, "kind": "clip-bpe", "context_length": self.context_length, "merges": self.merges}
         return json.dumps(content, separators=(",", ":"))
+
+    def to_hugging_face(self) -> str:
+        """`tokenizer.json` as packages that read Hugging Face's take it: the same ids, with both marks. What they leave
+        to callers is mending (`ftfy`, HTML), cutting and filling; and a mark written in a caption is a mark there.
+        """
+        pieces = _pieces(self.merges)
+        tokenizer = _with_clip_rules({piece: i for i, piece in enumerate(pieces)}, self.merges)
+        tokenizer.add_special_tokens(list(MARKS))
+        marks = list(zip(MARKS, (self.start, self.stop), strict=True))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{MARKS[0]} $A {MARKS[1]}", pair=f"{MARKS[0]} $A $B {MARKS[1]}", special_tokens=marks
+        )
+        return str(tokenizer.to_str())
+
+    @property
+    def published(self) -> bool:
+        """Whether these are the merges that OpenAI published."""
+        return hashlib.sha256(json.dumps(self.merges).encode()).hexdigest() == _PUBLISHED_SHA256
 
     @classmethod
     def from_json(cls, text: str) -> ClipTextTokenizer:

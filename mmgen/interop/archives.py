@@ -67,6 +67,10 @@ class Archive:
         if not self.weights:
             raise Foreign("there is no tensor in it")
 
+    def file_of(self, name: str) -> str:
+        """The name of the file that a tensor is in: this one."""
+        return self.path.name
+
     def load(self, names: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
         """Reads tensors; those that share a storage read it once, and share nothing afterwards.
 

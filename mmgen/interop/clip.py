@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmgen.checkpoint.parts import MAX_TEXT_TOKENIZER, TEXT_TOKENIZER
+from mmgen.data import text_tokenizers
 from mmgen.data.clip_text import ClipTextTokenizer
+from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.interop.archives import Archive
 from mmgen.interop.clip_config import Told, hugging_face_config, open_clip_config, preprocessor_config
 from mmgen.interop.clip_names import architecture, flat, from_hugging_face, from_open_clip, is_hugging_face
-from mmgen.interop.formats import Asked, Plan, another, pictures, released, shapes_of
+from mmgen.interop.formats import Archives, Asked, Plan, another, pictures, released, shapes_of
 from mmgen.interop.report import Comparison, Measure
+from mmgen.interop.sharded import Sharded
 
 FILES = "ViT-B-32.pt|FOLDER"
 OPTIONS = ("activation", "vocabulary")
@@ -35,8 +39,15 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 CONFIGS = ("open_clip_config.json", "config.json", "preprocessor_config.json")
 # Of a folder: the first of these that there is, and of those.
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
-VOCABULARIES = ("merges.txt", "tokenizer.json", VOCABULARY.removesuffix(".gz"))
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+VOCABULARIES = (TEXT_TOKENIZER, "merges.txt", "tokenizer.json", VOCABULARY.removesuffix(".gz"))
 TOLERANCE = 1e-5
 
 
@@ -44,7 +55,7 @@ def files_in(folder: Path) -> list[Path]:
     """What is read of a folder as hubs hold them.
 
     Raises:
-        CheckpointError: it holds no weights in one file.
+        CheckpointError: it holds no weights.
     """
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
@@ -59,7 +70,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in (weights, *beside, vocabulary) if path is not None]
 
 
-def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
+def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
     """See `formats.Format.plan`."""
     if len(archives) != 1:
         raise ConfigError(
@@ -100,7 +111,7 @@ def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Pl
     return Plan("encoder", options, arguments, sources, turned, spare, text_tokenizer.to_json(), about)
 
 
-def _told(archive: Archive, extra: Sequence[Path], theirs: bool) -> Told:
+def _told(archive: Archive | Sharded, extra: Sequence[Path], theirs: bool) -> Told:
     """What the configs say; OpenAI's own archives need none."""
     named = {path.name: path for path in extra if path.suffix == ".json" and path.name not in VOCABULARIES}
     pixels = named.pop("preprocessor_config.json", None)
@@ -115,7 +126,7 @@ def _told(archive: Archive, extra: Sequence[Path], theirs: bool) -> Told:
     return open_clip_config(path) if path else Told()
 
 
-def _activation(archive: Archive, told: Told, asked: str | None) -> str:
+def _activation(archive: Archive | Sharded, told: Told, asked: str | None) -> str:
     """The activation, as told or asked for.
 
     Raises:
@@ -165,8 +176,8 @@ def _vocabulary(extra: Sequence[Path], asked: str | None) -> Path:
     return Path(asked) if asked is not None else among[0]
 
 
-def _text_tokenizer(archive: Archive, path: Path, rows: int, length: int) -> ClipTextTokenizer:
-    """CLIP's own, for so many positions; it has to have as many ids as the weights have rows.
+def _text_tokenizer(archive: Archive | Sharded, path: Path, rows: int, length: int) -> AnyTextTokenizer:
+    """CLIP's own, for so many positions, or one that mmgen wrote; it has to have as many ids as the weights have rows.
 
     Raises:
         ConfigError: the file is no vocabulary.
@@ -174,20 +185,33 @@ def _text_tokenizer(archive: Archive, path: Path, rows: int, length: int) -> Cli
     """
     if length < 3:
         raise another(archive, f"{length} positions of text")
+    found: AnyTextTokenizer
     try:
-        found = ClipTextTokenizer.from_file(path, length)
+        found = _written(path) if path.name == TEXT_TOKENIZER else ClipTextTokenizer.from_file(path, length)
     except ConfigError as error:
         fix = f"vocabulary={VOCABULARY}, as in the repository openai/CLIP"
         raise ConfigError(error.what, code=error.code, where="vocabulary", why=error.why, fix=fix) from None
-    if found.num_ids != rows:
+    if found.num_ids != rows or found.context_length != length:
         raise CheckpointError(
             f"{path} is the vocabulary of other weights",
             code="MMG-K02",
             where="vocabulary",
-            why=f"it has {found.num_ids:,} ids, {archive.path.name} has {rows:,}",
+            why=f"it has {found.num_ids:,} ids at {found.context_length} places, "
+            f"{archive.path.name} has {rows:,} at {length}",
             fix="vocabulary=FILE of the text tokenizer that they were trained with",
         )
     return found
+
+
+def _written(path: Path) -> AnyTextTokenizer:
+    """A text tokenizer that mmgen wrote beside weights that it exported."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_TEXT_TOKENIZER + 1)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CheckpointError(f"cannot read {path}", code="MMG-K05", why=why, fix="name a file") from None
+    return text_tokenizers.from_json(data[:MAX_TEXT_TOKENIZER].decode("utf-8", "replace"))
 
 
 @torch.no_grad()
@@ -196,9 +220,11 @@ def compare(component: Any, plan: Plan, tensors: Sequence[Mapping[str, Tensor]])
     from mmgen.interop import clip_reference
 
     images, text_tokens = pictures(plan.arguments["image_size"]), _captions(component.text_tokenizer)
+    ends = component.text_tokenizer.end(text_tokens)[:, None]
+    filled = text_tokens.masked_fill(torch.arange(text_tokens.shape[1]) > ends, 0)  # they read at the highest id
     build = clip_reference.transformers if plan.about["hugging_face"] else clip_reference.open_clip
     reference, theirs = build(plan, tensors[0])
-    image_features, text_features = theirs(component._normalised(images), text_tokens)
+    image_features, text_features = theirs(component._normalised(images), filled)
     measures = (
         Measure(
             "largest difference of features of pictures",
@@ -215,12 +241,18 @@ def compare(component: Any, plan: Plan, tensors: Sequence[Mapping[str, Tensor]])
     return Comparison(released(reference), f"2 pictures of {size}×{size} pixels, {len(text_tokens)} captions", measures)
 
 
-def _captions(text_tokenizer: ClipTextTokenizer) -> Tensor:
+def _captions(text_tokenizer: AnyTextTokenizer) -> Tensor:
     """Ids (3,T) of captions of one word, of some, and of as many as there is room for."""
-    length, start, stop = text_tokenizer.context_length, text_tokenizer.start, text_tokenizer.stop
-    text_tokens = torch.randint(0, start, (3, length), generator=torch.Generator().manual_seed(0))
+    length, source = text_tokenizer.context_length, torch.Generator().manual_seed(0)
+    ends = (min(2, length - 1), length // 2, length - 1)
+    if not isinstance(text_tokenizer, ClipTextTokenizer):
+        text_tokens = torch.randint(0, text_tokenizer.vocab_size, (3, length), generator=source)
+        pads = torch.arange(text_tokenizer.vocab_size, text_tokenizer.num_ids)
+        return torch.where(torch.arange(length) >= torch.tensor(ends)[:, None], pads, text_tokens)
+    start, stop = text_tokenizer.start, text_tokenizer.stop
+    text_tokens = torch.randint(0, start, (3, length), generator=source)
     text_tokens[:, 0] = start
-    for row, end in enumerate((min(2, length - 1), length // 2, length - 1)):
+    for row, end in enumerate(ends):
         text_tokens[row, end] = stop
         text_tokens[row, end + 1 :] = 0
     return text_tokens

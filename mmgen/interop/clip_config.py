@@ -20,7 +20,7 @@ PIXELS = {
 # open_clip's options: those that shapes tell or only training heeds, and those that have to be as they are here.
 _TOLD = {
     "vision": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "no_ln_pre"},
-    "text": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
+    "text": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name"},
 }
 _HAS_TO_BE: dict[str, dict[str, Any]] = {
     "vision": {"pool_type": "tok", "pos_embed_type": "learnable"},

@@ -31,6 +31,8 @@ _OPEN_CLIP_BLOCK = {
     "mlp.c_fc.": "up.",
     "mlp.c_proj.": "down.",
 }
+_TO_OPEN_CLIP = {ours: theirs for theirs, ours in _OPEN_CLIP.items()}
+_TO_NORMS = {("image", "norm_before"): "ln_pre", ("image", "norm"): "ln_post", ("text", "norm"): "ln_final"}
 _HUGGING_FACE = {
     "text_model.embeddings.position_embedding.weight": "text.position",
     "text_model.embeddings.token_embedding.weight": "text.embedding.weight",
@@ -90,6 +92,36 @@ def _from_open_clip(name: str, resnet: bool) -> str | None:
         return f"{side}.{_OPEN_CLIP_NORMS[stem]}.{end}"
     match = re.fullmatch(r"transformer\.resblocks\.(\d{1,3})\.(.+)", inner)
     return _in_block(side, match, _OPEN_CLIP_BLOCK) if match else None
+
+
+def to_open_clip(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Our names to open_clip's, and which of ours are matrices that lie the other way round there: the inverse of
+    `from_open_clip`.
+
+    Raises:
+        KeyError: a name that `clip` has not.
+    """
+    names = list(names)
+    resnet = any(name.startswith("image.layer1.") for name in names)
+    found = {name: _to_open_clip(name, resnet) for name in names}
+    return found, frozenset({"text.projection.weight", *(() if resnet else ("image.projection.weight",))})
+
+
+def _to_open_clip(name: str, resnet: bool) -> str:
+    if resnet and name.startswith("image."):
+        return "visual." + name.removeprefix("image.")
+    if name in _TO_OPEN_CLIP:
+        return _TO_OPEN_CLIP[name]
+    side, _, inner = name.partition(".")
+    before = {"image": "visual.", "text": ""}[side]
+    match = re.fullmatch(r"blocks\.(\d{1,3})\.(.+)", inner)
+    if match is None:
+        norm, _, end = inner.rpartition(".")
+        return f"{before}{_TO_NORMS[side, norm]}.{end}"
+    theirs = next((theirs for theirs, ours in _OPEN_CLIP_BLOCK.items() if match[2].startswith(ours)), None)
+    if theirs is None:
+        raise KeyError(name)
+    return f"{before}transformer.resblocks.{match[1]}.{theirs}{match[2].removeprefix(_OPEN_CLIP_BLOCK[theirs])}"
 
 
 def from_hugging_face(names: Iterable[str]) -> dict[str, list[str]]:

@@ -20,7 +20,10 @@ from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError
 from mmgen.interop.archives import Archive
 from mmgen.interop.report import Comparison
+from mmgen.interop.sharded import Sharded
 from mmgen.interop.stored import StoredTensor
+
+Archives = Sequence[Archive | Sharded]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Format(Protocol):
     REFERENCE: str
     LEFT: Mapping[str, str]
 
-    def plan(self, archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
+    def plan(self, archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
         """Infers the architecture and maps the names.
 
         Args:
@@ -99,7 +102,7 @@ class Format(Protocol):
         """
 
 
-def shape_of(archive: Archive, name: str, dimensions: int) -> tuple[int, ...]:
+def shape_of(archive: Archive | Sharded, name: str, dimensions: int) -> tuple[int, ...]:
     """The shape of a tensor that the format always has.
 
     Raises:
@@ -112,7 +115,7 @@ def shape_of(archive: Archive, name: str, dimensions: int) -> tuple[int, ...]:
     return stored.shape
 
 
-def shapes_of(plan: Plan, archives: Sequence[Archive]) -> dict[str, tuple[int, ...]]:
+def shapes_of(plan: Plan, archives: Archives) -> dict[str, tuple[int, ...]]:
     """What the component's tensors would have as shapes; () for those that cannot be stacked."""
     found: dict[str, tuple[int, ...]] = {}
     for ours, (i, *theirs) in plan.sources.items():
@@ -124,7 +127,7 @@ def shapes_of(plan: Plan, archives: Sequence[Archive]) -> dict[str, tuple[int, .
     return found
 
 
-def another(archive: Archive, why: str) -> CheckpointError:
+def another(archive: Archive | Sharded, why: str) -> CheckpointError:
     """The error of weights of another architecture."""
     return CheckpointError(
         f"{archive.path} holds weights of something else",

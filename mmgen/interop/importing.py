@@ -16,8 +16,9 @@ from mmgen.checkpoint.exports import refuse_filled, write_export
 from mmgen.checkpoint.parts import Part, load_weights
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.interop.archives import Archive, open_archive
-from mmgen.interop.formats import Asked, Format, Plan, shapes_of
+from mmgen.interop.formats import Archives, Asked, Format, Plan, shapes_of
 from mmgen.interop.report import Comparison, Report, Source, Tensors
+from mmgen.interop.sharded import Sharded, gathered, with_shards
 from mmgen.spelling import nearest
 
 FORMATS = ("clip", "openai_dvae", "taming_vqgan")
@@ -75,15 +76,15 @@ def import_weights(
     _refuse_options(name, format, asked)
     paths = [path for file in files for path in _files_at(Path(file), format)]
     with ExitStack() as opened:
-        archives = [opened.enter_context(open_archive(p)) for p in paths if p.suffix not in NO_ARCHIVE]
-        extra = [path for path in paths if path.suffix in NO_ARCHIVE]
+        opened_files = [opened.enter_context(open_archive(p)) for p in paths if p.suffix not in NO_ARCHIVE]
+        archives, extra = gathered(opened_files, [path for path in paths if path.suffix in NO_ARCHIVE])
         plan = format.plan(archives, extra, asked)
         left = _left(archives, format.LEFT)
         unused = _match(plan, archives, left, allow_unused)
         tensors = _load(plan, archives)
-    part, component = _build(plan, tensors, {"imported": name, "sha256": [archive.sha256 for archive in archives]})
+    part, component = _build(plan, tensors, {"imported": name, "sha256": [archive.sha256 for archive in opened_files]})
     compared = _compare(format, component, plan, tensors)
-    sources = [Source(archive.path.name, archive.size, archive.sha256) for archive in archives]
+    sources = [Source(archive.path.name, archive.size, archive.sha256) for archive in opened_files]
     rows = [
         _row(ours, archives[i], name)
         for ours, (i, *theirs) in sorted(plan.sources.items())
@@ -109,12 +110,13 @@ def _refuse_options(name: str, format: Format, asked: Asked) -> None:
 
 
 def _files_at(path: Path, format: Format) -> list[Path]:
-    """The path itself, or what a format takes of a folder."""
+    """The path itself, or what a format takes of a folder; of an index, the files that it names too."""
     files_in = getattr(format, "files_in", None)
-    return files_in(path) if files_in is not None and path.is_dir() else [path]
+    found = files_in(path) if files_in is not None and path.is_dir() else [path]
+    return [file for each in found for file in with_shards(each)]
 
 
-def _left(archives: Sequence[Archive], reasons: Mapping[str, str]) -> dict[str, list[str]]:
+def _left(archives: Archives, reasons: Mapping[str, str]) -> dict[str, list[str]]:
     """The names that a format's training needs and no part does, by the reason."""
     names = [name for archive in archives for name in archive.weights]
     left: dict[str, list[str]] = {reason: [] for reason in reasons.values()}
@@ -123,7 +125,7 @@ def _left(archives: Sequence[Archive], reasons: Mapping[str, str]) -> dict[str, 
     return left
 
 
-def _match(plan: Plan, archives: Sequence[Archive], left: Mapping[str, list[str]], allow_unused: bool) -> list[str]:
+def _match(plan: Plan, archives: Archives, left: Mapping[str, list[str]], allow_unused: bool) -> list[str]:
     """Holds names and shapes against the component, of which no weight is made yet; gives the file's unused names.
 
     Raises:
@@ -157,7 +159,7 @@ def _match(plan: Plan, archives: Sequence[Archive], left: Mapping[str, list[str]
     return unused
 
 
-def _load(plan: Plan, archives: Sequence[Archive]) -> list[dict[str, Tensor]]:
+def _load(plan: Plan, archives: Archives) -> list[dict[str, Tensor]]:
     """The tensors that are wanted, by file and name there, in float32.
 
     Raises:
@@ -204,7 +206,7 @@ def _compare(format: Format, component: Any, plan: Plan, tensors: Sequence[Mappi
     return comparison
 
 
-def _row(ours: str, archive: Archive, theirs: str) -> Tensors:
+def _row(ours: str, archive: Archive | Sharded, theirs: str) -> Tensors:
     stored = archive.weights[theirs]
     dtype = str(stored.storage.dtype).removeprefix("torch.")
-    return Tensors(ours, theirs, archive.path.name, list(stored.shape), dtype)
+    return Tensors(ours, theirs, archive.file_of(theirs), list(stored.shape), dtype)

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmgen.errors import ConfigError
-from mmgen.interop.archives import Archive
-from mmgen.interop.formats import Asked, Plan, another, pictures, relative, released, shape_of
+from mmgen.interop.formats import Archives, Asked, Plan, another, pictures, relative, released, shape_of
 from mmgen.interop.report import Comparison, Measure
 
 FILES = "encoder.pkl decoder.pkl"
@@ -31,7 +30,7 @@ _BLOCK = re.compile(r"blocks\.group_(\d{1,2})\.block_(\d{1,2})\.")
 _ENDS = {"w": "weight", "b": "bias"}
 
 
-def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
+def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
     """See `formats.Format.plan`."""
     if len(archives) != 2 or extra:
         raise ConfigError(

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmgen.errors import CheckpointError, ConfigError, quoted
-from mmgen.interop.archives import Archive
-from mmgen.interop.formats import Asked, Plan, another, pictures, relative, released, shape_of
+from mmgen.interop.formats import Archives, Asked, Plan, another, pictures, relative, released, shape_of
 from mmgen.interop.report import Comparison, Measure
 
 FILES = "last.ckpt [model.yaml]"
@@ -37,7 +36,7 @@ MAX_LEVELS = 12
 _LEVEL = re.compile(r"encoder\.down\.(\d{1,2})\.(?:block|attn)\.(\d{1,2})\.")
 
 
-def plan(archives: Sequence[Archive], extra: Sequence[Path], asked: Asked) -> Plan:
+def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
     """See `formats.Format.plan`."""
     if len(archives) != 1 or len(extra) > 1:
         raise ConfigError(
