@@ -49,8 +49,9 @@ class Dataset(Protocol):
       with places for attributes, such as "{name} with {tone} skin tone". Classifying by name reads both.
     - `original(index)`: the picture at its own size (3,H,W), float in [0,1], from which the paper's augmentations cut
       (`task.augment`). Without it they cut from the sample's `image`, enlarged.
-    - `weights`: Mapping[str, float], how often training draws from each of its parts, relative to each other; `parts`:
-      Mapping[str, Sequence[int]], their positions, every position in one. Without it each sample is drawn equally often.
+    - `part_weights`: Mapping[str, float], how often training draws from each of its parts, by name, relative to each
+      other; `parts`: Mapping[str, Sequence[int]], their positions, every position in one. Without it each sample is
+      drawn equally often.
     - `attribution`: str, the licence's line for the report.
     """
 

@@ -31,7 +31,7 @@ class Mixture:
 
     Attributes:
         parts: the positions of each part, by its name.
-        weights: by the part's name.
+        part_weights: by the part's name.
 
     Raises:
         ConfigError: no part, or one that is no dataset of pictures, refuses its options, or has another image size.
@@ -47,7 +47,7 @@ class Mixture:
                 fix="dataset.parts.emoji.weight=2 dataset.parts.folder.path=FOLDER_WITH_PICTURES",
             )
         self.image_size = image_size
-        self.weights, configs = _checked(parts, image_size)
+        self.part_weights, configs = _checked(parts, image_size)
         self._datasets = [_built(name, config) for name, config in configs.items()]
         ends = list(accumulate(map(len, self._datasets)))
         self._starts = [0, *ends[:-1]]

@@ -98,7 +98,7 @@ class PictureData(pl.LightningDataModule):
     def _order(self, groups: list[int] | None) -> BatchOrder:
         """Every sample once an epoch; of a dataset with weighted parts, each part as often as it asks."""
         dataset: Any = self.samples.dataset if isinstance(self.samples, Pictures) else None
-        weights: Mapping[str, float] | None = getattr(dataset, "weights", None)
+        weights: Mapping[str, float] | None = getattr(dataset, "part_weights", None)
         if not weights:
             return BatchOrder(len(self.train_positions), self.batch_size, self.seed, groups)
         positions: Mapping[str, Sequence[int]] = dataset.parts

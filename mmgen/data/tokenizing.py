@@ -71,7 +71,7 @@ def positions_of(dataset: Dataset) -> dict[str, Array]:
     Raises:
         ConfigError: MMG-C27, it is a mixture, whose weights no shard keeps.
     """
-    if getattr(dataset, "weights", None):
+    if getattr(dataset, "part_weights", None):
         raise ConfigError(
             "token shards keep no weights: a training on them would draw every sample of the mixture equally often",
             code="MMG-C27",

@@ -164,7 +164,7 @@ def splits_have_something_to_train_on(subject: Subject) -> None:
 
 
 def weights_are_of_its_parts(subject: Subject) -> None:
-    weights: Mapping[str, float] = getattr(subject.dataset, "weights", None) or {}
+    weights: Mapping[str, float] = getattr(subject.dataset, "part_weights", None) or {}
     if not weights:
         return
     parts: Mapping[str, Sequence[int]] = getattr(subject.dataset, "parts", None) or {}

@@ -167,7 +167,7 @@ def owned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_conforms(parts: dict[str, Any]):
     dataset = registry.build("dataset", {"name": "mixture", "parts": parts, "image_size": 8})
     assert "weights_are_of_its_parts" in check_dataset(dataset)
-    assert dataset.weights == {"animals": 3.0, "things": 1.0}
+    assert dataset.part_weights == {"animals": 3.0, "things": 1.0}
     assert dataset.parts == {"animals": range(6), "things": range(6, 18)}
     assert [dataset[i]["id"] for i in (0, 5, 6, -1)] == [
         "animals/ant.png", "animals/fox.png", "things/thing-0.png", "things/thing-9.png",
@@ -176,7 +176,7 @@ def test_it_conforms(parts: dict[str, Any]):
     assert dataset.original(7).shape == (3, 20, 20)
 
 
-@pytest.mark.parametrize("fault", [{"weights": {"animals": 1.0}}, {"parts": {"animals": range(6), "things": range(7)}}])
+@pytest.mark.parametrize("fault", [{"part_weights": {"animals": 1.0}}, {"parts": {"animals": range(6), "things": range(7)}}])
 def test_the_kit_finds_weights_without_their_parts(parts: dict[str, Any], fault: dict[str, Any]):
     dataset = Mixture(parts, image_size=8)
     vars(dataset).update(fault)

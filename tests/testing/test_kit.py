@@ -154,9 +154,9 @@ DATASETS = [
 
 
 def test_a_good_dataset_passes() -> None:
-    assert len(check_dataset(Bars())) == 18
-    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 18
-    assert len(check_dataset(Originals(zeros))) == 18
+    assert len(check_dataset(Bars())) == 19
+    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 19
+    assert len(check_dataset(Originals(zeros))) == 19
 
 
 @pytest.mark.parametrize(("dataset", "check"), DATASETS, ids=[f"{i}-{check}" for i, (_, check) in enumerate(DATASETS)])
