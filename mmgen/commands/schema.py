@@ -281,7 +281,6 @@ class ExportCommand:
     run: str | None = _option(None, "a finished run's directory; also the first positional")
     to: str | None = _option(None, "the directory to write; also the second positional")
     format: Literal["mmgen", "open_clip"] = _option("mmgen", "open_clip: the encoder alone, as its hub folders are")
-    format: Literal["mmgen", "open_clip"] = _option("mmgen", "open_clip: the encoder alone, as its hub folders are")
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
     encoder_from: str | None = _option(None, "a run or an export whose encoder to take")
 
