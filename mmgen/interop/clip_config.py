@@ -55,7 +55,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         why = error.strerror or str(error)
         raise CheckpointError(f"cannot read {path}", code="MMG-K05", why=why, fix="name a file") from None
-    value = parse_json(data, str(path), limit=MAX_JSON, trusted=True)
+    try:
+        value = parse_json(data, str(path), limit=MAX_JSON, trusted=True)
+    except CheckpointError as error:
+        fix = "give the model's own config, or none"
+        raise CheckpointError(error.what, code=error.code, why=error.why, fix=fix) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no object", code="MMG-K05", fix="give the model's own config, or none")
     return value
