@@ -176,7 +176,9 @@ def test_it_conforms(parts: dict[str, Any]):
     assert dataset.original(7).shape == (3, 20, 20)
 
 
-@pytest.mark.parametrize("fault", [{"part_weights": {"animals": 1.0}}, {"parts": {"animals": range(6), "things": range(7)}}])
+@pytest.mark.parametrize(
+    "fault", [{"part_weights": {"animals": 1.0}}, {"parts": {"animals": range(6), "things": range(7)}}]
+)
 def test_the_kit_finds_weights_without_their_parts(parts: dict[str, Any], fault: dict[str, Any]):
     dataset = Mixture(parts, image_size=8)
     vars(dataset).update(fault)
