@@ -120,7 +120,8 @@ def test_a_text_tokenizer_that_open_clip_has_not_is_told_and_the_readme_s_lines_
     assert (theirs.logit_bias is not None) == (loss == "sigmoid")
     lines = readme_code(tmp_path / "out").replace("THIS_FOLDER", str(tmp_path / "out"))
     # As written, but for the loader of pictures, which needs torchvision.
-    lines = lines.replace("model, preprocess = open_clip.create_model_from_pretrained", "model = open_clip.create_model")
+    opens = "model, preprocess = open_clip.create_model_from_pretrained"
+    lines = lines.replace(opens, "model = open_clip.create_model")
     assert lines.count("create_model(") == 1
     scope: dict[str, Any] = {}
     exec(lines, scope)  # noqa: S102
