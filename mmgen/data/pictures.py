@@ -89,6 +89,8 @@ class Pictures:
         digest = hashlib.sha256(self._pixels.digest())
         for id, captions in zip(self.ids, self.alternatives, strict=True):
             digest.update(repr((id, captions)).encode("utf-8", "backslashreplace"))
+        if weights := getattr(self.dataset, "part_weights", None):
+            digest.update(repr(list(weights.items())).encode())  # a run that goes on with others sees other batches
         return digest.hexdigest()[:16]
 
     def positions(self, split: str) -> list[int]:
@@ -117,7 +119,8 @@ def split_positions(dataset: Dataset, name: str) -> list[int]:
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """16 hex digits that change with any id, caption or pixel; the dataset's own `fingerprint`, where it has one."""
+    """16 hex digits that change with any id, caption, pixel or weight of a part; the dataset's own `fingerprint`, where
+    it has one."""
     return _own_fingerprint(dataset) or Pictures(dataset, memory_cap=0).fingerprint
 
 

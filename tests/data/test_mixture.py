@@ -17,7 +17,7 @@ from mmgen.commands import composition, places
 from mmgen.data.mixture import Mixture
 from mmgen.data.module import PictureData
 from mmgen.data.order import BatchOrder
-from mmgen.data.pictures import Pictures
+from mmgen.data.pictures import Pictures, data_fingerprint
 from mmgen.data.tokenizing import positions_of
 from mmgen.data.weighted import WeightedOrder
 from mmgen.errors import ConfigError, ConfigErrors, DataError, MmgenError
@@ -234,6 +234,13 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(parts: dict[str, Any]
     assert len(first.seen) == steps
     assert first.seen + second.seen == whole.seen
     assert torch.equal(second.weight, whole.weight)
+
+
+def test_a_run_cannot_go_on_with_other_weights_unnoticed(parts: dict[str, Any]):
+    """What a run knows of its data is the fingerprint."""
+    before, again = (data_fingerprint(Mixture(parts, image_size=8)) for _ in range(2))
+    parts["animals"]["weight"] = 2.0
+    assert before == again != data_fingerprint(Mixture(parts, image_size=8))
 
 
 def test_a_part_without_training_samples_is_named(parts: dict[str, Any]):
