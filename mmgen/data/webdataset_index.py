@@ -207,7 +207,7 @@ def _check_end(file: BinaryIO, path: Path) -> None:
 
 
 def _broken(path: Path, offset: int, total: int, why: str) -> DataError:
-    if offset + _BLOCK > total:
+    if offset + _BLOCK > total or any(word in why for word in ("empty header", "truncated header", "unexpected end")):
         return shard_error(f"the shard is cut: it has {total:,} bytes and no end mark", path, why)
     return shard_error(f"the shard is damaged at byte {offset:,} of {total:,}", path, why)
 
