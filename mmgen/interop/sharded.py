@@ -58,8 +58,6 @@ class Sharded:
         wanted = _map(index)
         for archive in archives:
             for name, stored in archive.weights.items():
-                if name in self.weights:
-                    raise _untrue(index, f"{quoted(name)} is in {self.file_of(name)} and in {archive.path.name}")
                 if wanted.get(name) != archive.path.name:
                     told = f"in {wanted[name]}" if name in wanted else "nowhere"
                     raise _untrue(index, f"{quoted(name)} is in {archive.path.name}, and {told} by the index")

@@ -47,8 +47,7 @@ def stand_in():
     return names
 
 
-@pytest.fixture(scope="session")
-def package():
+def imported():
     """open_clip, with a torchvision of its own where there is one that fits."""
     if "open_clip" not in sys.modules:
         names = []
@@ -65,6 +64,11 @@ def package():
         for name in names:  # others ask whether there is a torchvision, and would take this one for it
             del sys.modules[name]
     return sys.modules["open_clip"]
+
+
+@pytest.fixture(scope="session")
+def package():
+    return imported()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """open_clip's models as encoders: conforming, trained, with weights, judged, and refused with a reason."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def test_the_loss_is_the_symmetric_cross_entropy(tiny):
     expected = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
     torch.testing.assert_close(loss, expected)
     assert float(logs["logit_scale"]) == pytest.approx(1 / 0.07)
+
+
+def test_over_two_processes_it_is_the_loss_of_one_large_batch(tmp_path):
+    command = [sys.executable, str(Path(__file__).parent / "loss_worker.py"), str(tmp_path)]
+    workers = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    said = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    whole, mean = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("whole", "mean"))
+    torch.testing.assert_close(mean, whole, atol=1e-6, rtol=0)
+    assert float(whole[1].abs().max()) > 1e-3
 
 
 @torch.no_grad()
