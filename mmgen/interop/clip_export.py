@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmgen import registry
@@ -24,7 +25,7 @@ from mmgen.checkpoint.tensors import num_bytes, write_tensors
 from mmgen.data import text_tokenizers
 from mmgen.data.clip_text import MARKS, ClipTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
-from mmgen.errors import CheckpointError
+from mmgen.errors import CheckpointError, quoted
 from mmgen.files import write_json
 from mmgen.interop.clip_config import PIXELS
 from mmgen.interop.clip_names import RESNET_STRIDE, to_open_clip
@@ -49,8 +50,8 @@ def write_open_clip(directory: str | Path, part: Part) -> Exported:
     """Writes an encoder atomically in open_clip's form.
 
     Raises:
-        CheckpointError: MMG-K12, open_clip has no such model; MMG-K07, the directory is not empty; or it cannot be
-            written. Nothing was written.
+        CheckpointError: MMG-K12, open_clip has no such model; MMG-K02, the weights do not fit their config; MMG-K07,
+            the directory is not empty; or it cannot be written. Nothing was written.
     """
     directory = Path(directory)
     refuse_filled(directory)
@@ -60,6 +61,7 @@ def write_open_clip(directory: str | Path, part: Part) -> Exported:
     options = registry.complete("encoder", part.config, trusted=False)
     text_tokenizer = text_tokenizers.from_json(part.text_tokenizer)
     config = open_clip_config(options, part.arguments["image_size"], text_tokenizer)
+    _check_weights(part, text_tokenizer)
     tensors = open_clip_tensors(part.tensors)
     notes = _notes(text_tokenizer)
 
@@ -77,16 +79,28 @@ def write_open_clip(directory: str | Path, part: Part) -> Exported:
     return Exported(options["image_tower"], notes)
 
 
-def open_clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by open_clip's names; projections lie the other way round there.
+def _check_weights(part: Part, text_tokenizer: AnyTextTokenizer) -> None:
+    """Raises CheckpointError MMG-K02 unless the part holds what its config describes, as one of an early version may
+    not; open_clip would tell it by names that nobody here knows."""
+    with torch.device("meta"):
+        component = registry.build(
+            "encoder", part.config, trusted=False, text_tokenizer=text_tokenizer, **part.arguments
+        )
+    wanted = {name: tensor.shape for name, tensor in component.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in part.tensors.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise CheckpointError(
+            "the encoder's weights do not fit its config",
+            code="MMG-K02",
+            why=f"{len(wrong)} tensors are missing, unknown or of another shape, such as {quoted(wrong[0])}",
+            fix="export it with the version of mmgen that wrote it",
+        )
 
-    Raises:
-        CheckpointError: MMG-K12, one that open_clip has no name for.
-    """
-    try:
-        names, turned = to_open_clip(tensors)
-    except KeyError as error:
-        raise _inexpressible(f"it has a tensor {error}", "report it") from None
+
+def open_clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a `clip` by open_clip's names; projections lie the other way round there."""
+    names, turned = to_open_clip(tensors)
     return {
         theirs: (tensors[ours].T if ours in turned else tensors[ours]).contiguous() for ours, theirs in names.items()
     }

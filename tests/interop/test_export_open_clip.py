@@ -154,6 +154,22 @@ def test_what_open_clip_cannot_be_is_told_and_nothing_is_written(tmp_path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])
+def test_weights_that_do_not_fit_their_config_are_not_written(tmp_path, capsys, spoil):
+    part = make(tmp_path / "run", clip_tokenizer(), **TOWERS["vit"])
+    tensors = dict(part.tensors)
+    if spoil == "missing":
+        del tensors["text.norm.bias"]
+    else:
+        tensors["text.norm.bias" if spoil == "shape" else "image_blocks.0.bias"] = torch.zeros(3)
+    fields = {"config": part.config, "arguments": part.arguments, "text_tokenizer": part.text_tokenizer}
+    write_part(tmp_path / "run/model", kind="encoder", tensors=tensors, **fields)
+    code, _, err = export(capsys, tmp_path / "run", tmp_path / "out")
+    assert (code, "MMG-K02" in err) == (5, True)
+    assert "1 tensors are missing" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [(["format=openclip"], "format"), (["to=again"], "to"), (["run=elsewhere"], "")],
