@@ -52,6 +52,8 @@ class Dataset(Protocol):
     - `part_weights`: Mapping[str, float], how often training draws from each of its parts, by name, relative to each
       other; `parts`: Mapping[str, Sequence[int]], their positions, every position in one. Without it each sample is
       drawn equally often.
+    - `blocks`: Sequence[int], for each position the number of the piece it is read from, such as a shard: what
+      `task.shuffle=blocks` goes through.
     - `attribution`: str, the licence's line for the report.
     """
 

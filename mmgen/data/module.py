@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -37,6 +37,7 @@ class PictureData(pl.LightningDataModule):
         codes: (M,N) image tokens by dataset position; batches then carry `image_tokens` and no `image`.
         max_val: how many samples of `val` are used, None for all.
         grouped_by: an attribute; training samples that share its value go into the same batches.
+        shuffle: "blocks" goes through the dataset's `blocks`, a few at a time, shuffled among these; see `BatchOrder`.
         augment: of the training pictures, by the sample's key; validation pictures stay as they are.
         text_only: the share of optimizer steps, chosen by (seed, step), whose batches hold captions alone.
         bpe_dropout: of the text tokenizer; with none, batches of token shards carry `text_tokens`.
@@ -46,7 +47,7 @@ class PictureData(pl.LightningDataModule):
         left_out: how many training pictures `augment` does not take, because of their shape.
 
     Raises:
-        DataError: see `Pictures` and `split_positions`; MMG-D10, a split is empty.
+        DataError: see `Pictures` and `split_positions`; MMG-D10, a split is empty; MMG-D52, there are no blocks.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class PictureData(pl.LightningDataModule):
         codes: Tensor | None = None,
         max_val: int | None = None,
         grouped_by: str | None = None,
+        shuffle: Literal["full", "blocks"] = "full",
         augment: str = "none",
         text_only: float = 0.0,
         bpe_dropout: float = 0.1,
@@ -87,7 +89,7 @@ class PictureData(pl.LightningDataModule):
         self.noise = noise
         self.train_positions = self._shapely(self._positions(train))
         self.val_positions = self._positions(val)[:max_val]
-        self.order = self._order(self._groups(grouped_by))
+        self.order = self._order(self._groups(grouped_by), self._blocks(shuffle, grouped_by))
 
     def _positions(self, split: str) -> Sequence[int]:
         positions = self.samples.positions(split)
@@ -95,12 +97,28 @@ class PictureData(pl.LightningDataModule):
             raise DataError(f"the split {quoted(split)} holds no samples", code="MMG-D10", fix="choose another split")
         return positions
 
-    def _order(self, groups: list[int] | None) -> BatchOrder:
+    def _blocks(self, shuffle: str, grouped_by: str | None) -> list[int] | None:
+        """The block of each training sample, where the order goes by blocks."""
+        if shuffle == "full":
+            return None
+        dataset: Any = self.samples.dataset if isinstance(self.samples, Pictures) else None
+        found = getattr(dataset, "blocks", None)
+        if found is None or grouped_by is not None or getattr(dataset, "part_weights", None):
+            raise DataError(
+                "the dataset has no blocks to go through" if found is None else "samples cannot be grouped both ways",
+                code="MMG-D52",
+                where=f"task.shuffle={shuffle}",
+                why="" if found is None else "blocks decide what is near in an epoch; so do attributes and weights",
+                fix="task.shuffle=full",
+            )
+        return [int(found[position]) for position in self.train_positions]
+
+    def _order(self, groups: list[int] | None, blocks: list[int] | None) -> BatchOrder:
         """Every sample once an epoch; of a dataset with weighted parts, each part as often as it asks."""
         dataset: Any = self.samples.dataset if isinstance(self.samples, Pictures) else None
         weights: Mapping[str, float] | None = getattr(dataset, "part_weights", None)
         if not weights:
-            return BatchOrder(len(self.train_positions), self.batch_size, self.seed, groups)
+            return BatchOrder(len(self.train_positions), self.batch_size, self.seed, groups, blocks)
         positions: Mapping[str, Sequence[int]] = dataset.parts
         parts = {}
         for name in weights:

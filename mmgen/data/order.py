@@ -44,14 +44,29 @@ class BatchOrder:
         seed: decides the permutations.
         groups: one number a sample; samples of one group follow each other in an epoch, and so share batches. To a
             contrastive encoder they are the negatives that are hard to tell apart.
+        blocks: one number a sample, such as that of the shard it lies in. Then an epoch goes through the blocks, in an
+            order of its own, `window` of them at a time: samples are shuffled within a window. Not with `groups`.
+        window: how many blocks a window has; the last one of an epoch may have fewer.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        groups: Sequence[int] | None = None,
+        blocks: Sequence[int] | None = None,
+        window: int = 8,
+    ) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"size and batch_size must be at least 1, got {size} and {batch_size}")
         if groups is not None and len(groups) != size:
             raise ValueError(f"groups must hold {size} numbers, got {len(groups)}")
-        self._groups = None if groups is None else torch.unique(torch.tensor(groups), return_inverse=True)[1]
+        if blocks is not None and (len(blocks) != size or groups is not None or window < 1):
+            raise ValueError(f"blocks must hold {size} numbers and a window of 1 or more, and exclude groups")
+        numbers = groups if blocks is None else blocks
+        self._groups = None if numbers is None else torch.unique(torch.as_tensor(numbers), return_inverse=True)[1]
+        self._window = 1 if blocks is None else window
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self._permutations: dict[int, Tensor] = {}  # four bytes a sample, of the last two epochs
 
@@ -80,7 +95,7 @@ class BatchOrder:
             permutation = torch.randperm(self.size, generator=generator)
             if self._groups is not None:
                 places = torch.randperm(int(self._groups.max()) + 1, generator=generator)
-                permutation = permutation[places[self._groups[permutation]].argsort(stable=True)]
+                permutation = permutation[(places[self._groups[permutation]] // self._window).argsort(stable=True)]
             self._permutations[epoch] = permutation.int() if self.size < 1 << 31 else permutation
         return self._permutations[epoch]
 

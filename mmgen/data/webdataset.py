@@ -121,7 +121,7 @@ class Webdataset:
         if text is not None:
             return [clean(line, where) for line in text.splitlines() if line.strip()] or [clean(text, where)]
         where, found = self._where(index, "json"), fields.get(self.caption_key)
-        texts = found if isinstance(found, list) and found else [found]
+        texts: list[Any] = found if isinstance(found, list) and found else [found]
         if not all(isinstance(one, str) for one in texts):
             raise DataError(
                 f"the json has no text under {quoted(self.caption_key)}; keys: {quoted(sorted(fields))}",

@@ -119,7 +119,7 @@ def _kept(place: Path) -> ShardIndex | None:
         content = place.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
-        arrays = load(content[32:])
+        arrays: dict[str, Any] = load(content[32:])
         digest, faults = json.loads(arrays.pop("rest").tobytes())
         return ShardIndex(**arrays, digest=digest, faults=faults)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
@@ -180,7 +180,7 @@ def _members(file: BinaryIO, path: Path, total: int) -> Iterator[tarfile.TarInfo
         try:
             tar = tar or tarfile.TarFile(fileobj=_Bounded(file), mode="r")  # type: ignore[arg-type]
             member = tar.next()
-            tar.members.clear()
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         except Exception as error:  # whatever tarfile trips over in a stranger's header means the same here
             raise _broken(path, offset, total, quoted(str(error))) from None
         if member is None:

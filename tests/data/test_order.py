@@ -101,3 +101,35 @@ def test_the_order_remembers_two_epochs_at_most() -> None:
         order.slots(step)
     assert len(order._permutations) <= 2
     assert {permutation.dtype for permutation in order._permutations.values()} == {torch.int32}
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 50])
+def test_an_epoch_goes_through_a_few_blocks_at_a_time(window: int) -> None:
+    blocks = [position // 10 for position in range(195)]
+    order = BatchOrder(195, 13, seed=1, blocks=blocks, window=window)
+    stream = [position for step in range(45) for position in order.positions(step)]
+    orders = set()
+    for epoch in (stream[:195], stream[195:390], stream[390:585]):
+        assert sorted(epoch) == list(range(195))
+        seen = [blocks[position] for position in epoch]
+        last = {block: place for place, block in enumerate(seen)}
+        first = {block: seen.index(block) for block in last}
+        open_at = [sum(first[block] <= place <= last[block] for block in first) for place in range(195)]
+        assert max(open_at) <= min(window, 20)
+        assert window == 1 or max(open_at) == min(window, 20)
+        orders.add(tuple(dict.fromkeys(seen)))
+    assert len(orders) == 3
+
+
+def test_the_order_by_blocks_is_a_function_of_seed_and_step() -> None:
+    blocks = [3, 3, 7, 7, 7, 1, 1, 1, 1, 0, 0]
+    one, other = (BatchOrder(11, 4, seed=5, blocks=blocks, window=2) for _ in range(2))
+    forwards = {step: one.slots(step) for step in range(40)}
+    assert forwards == {step: other.slots(step) for step in reversed(range(40))}
+    assert forwards != {step: BatchOrder(11, 4, 6, blocks=blocks, window=2).slots(step) for step in range(40)}
+    rest = list(StepBatches(BatchOrder(11, 4, seed=5, blocks=blocks, window=2), 40, lambda: 17))
+    assert rest == [forwards[step] for step in range(17, 40)]
+    with pytest.raises(ValueError, match="blocks must hold 11"):
+        BatchOrder(11, 4, 1, blocks=[1])
+    with pytest.raises(ValueError, match="exclude groups"):
+        BatchOrder(11, 4, 1, groups=blocks, blocks=blocks)

@@ -20,7 +20,9 @@ import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from mmgen.data import webdataset_index
+from mmgen.data.module import PictureData
 from mmgen.data.pictures import Pictures, data_fingerprint
+from mmgen.data.scenes import Scenes
 from mmgen.data.webdataset import Webdataset
 from mmgen.data.webdataset_files import expanded
 from mmgen.errors import DataError
@@ -376,3 +378,27 @@ def test_a_shard_that_changes_while_it_is_used(tmp_path: Path):
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         data[0]
+
+
+def test_training_by_blocks(tmp_path: Path):
+    for number in range(30):
+        shard(tmp_path / f"{number:02d}.tar", [m for i in range(4) for m in sample(f"{number}-{i}")])
+    data = Webdataset(str(tmp_path), image_size=8)
+
+    def batches(**options: Any) -> list[list[str]]:
+        module = PictureData(data, batch_size=5, seed=1, max_steps=40, **options)
+        return [batch["id"] for batch in module.train_dataloader()]
+
+    found = batches(shuffle="blocks")
+    assert found == batches(shuffle="blocks")
+    assert found != batches()
+    ids = [id for batch in found for id in batch]
+    epoch = len(Pictures(data).positions("train"))
+    assert len(set(ids[:epoch])) == epoch
+    assert len({id.split("-")[0] for id in ids[:20]}) <= 8
+    with pytest.raises(DataError) as caught:
+        batches(shuffle="blocks", grouped_by="x")
+    assert caught.value.code == "MMG-D11"
+    with pytest.raises(DataError) as caught:
+        PictureData(Scenes(num_samples=4, num_val=1), batch_size=2, seed=1, max_steps=1, shuffle="blocks")
+    assert caught.value.code == "MMG-D52"
