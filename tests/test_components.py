@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmgen import registry
-from mmgen.images import save_png
+from mmgen.images import encode_png, save_png
 from mmgen.testing import (
     check_dataset,
     check_encoder,
@@ -24,11 +24,14 @@ from mmgen.testing import (
 from tests.data.fakes import Noisy, tokens_at
 from tests.models.open_clip_models import open_clip
 
+# Trained already and of pictures only, which the kit's checks of what learns and reads do not fit; its plugin tests it.
+ELSEWHERE = {("encoder", "efficientnet_lite0")}
 INSTALLED = [
     (kind, f"{name}@{claim.distribution}")
     for kind in registry.KINDS
     for name, claims in registry.components(kind).items()
     for claim in claims
+    if (kind, name) not in ELSEWHERE
 ]
 
 
@@ -41,6 +44,19 @@ def folder(path: Path) -> dict[str, Any]:
 
 def tokens(path: Path) -> dict[str, Any]:
     return {"path": str(tokens_at(path / "tokens", Noisy(20), "dalle_generator", variants=3))}
+
+
+def parquet(path: Path) -> dict[str, Any]:
+    import datasets
+
+    samples = small_samples(6)
+    rows = {
+        "image": [{"bytes": encode_png(sample["image"]), "path": f"{sample['id']}.png"} for sample in samples],
+        "text": [sample["caption"] for sample in samples],
+    }
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path / "bars.parquet")
+    return {"path": str(path / "bars.parquet"), "streaming": True}
 
 
 def open_clip_model(path: Path) -> dict[str, Any]:
@@ -61,6 +77,7 @@ def mixture(path: Path) -> dict[str, Any]:
 REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("dataset", "folder"): folder,
     ("dataset", "mixture"): mixture,
+    ("dataset", "huggingface"): parquet,
     ("dataset", "tokens"): tokens,
     ("encoder", "open_clip"): open_clip_model,
 }
