@@ -165,17 +165,21 @@ def _notes(text_tokenizer: AnyTextTokenizer) -> tuple[str, ...]:
     return (f"open_clip cannot read this encoder's text tokenizer; README.md says how to use {TEXT_TOKENIZER}",)
 
 
-_OPEN = """import open_clip
-
+_OPEN = """
 model, preprocess = open_clip.create_model_from_pretrained("local-dir:THIS_FOLDER")
 """
 _TOKENIZE = """tokenize = open_clip.get_tokenizer("local-dir:THIS_FOLDER")
 text_features = model.encode_text(tokenize(["a cat"]), normalize=True)
 """
-_TOKENIZE_OURS = """from pathlib import Path
-from mmgen.data.text_tokenizers import from_json
+_IMPORTS = "import open_clip\n"
+_IMPORTS_OURS = """from pathlib import Path
 
-text_tokenizer = from_json(Path("THIS_FOLDER/text_tokenizer.json").read_text())
+import open_clip
+import torch
+
+from mmgen.data.text_tokenizers import from_json
+"""
+_TOKENIZE_OURS = """text_tokenizer = from_json(Path("THIS_FOLDER/text_tokenizer.json").read_text())
 
 
 def tokenize(captions):
@@ -196,8 +200,7 @@ def _readme(text_tokenizer: AnyTextTokenizer, notes: tuple[str, ...]) -> str:
         "# A contrastive encoder, trained with mmgen, for open_clip",
         "",
         "```python",
-        *("import torch" for _ in range(ours)),
-        (_OPEN + (_TOKENIZE_OURS if ours else _TOKENIZE)).rstrip(),
+        ((_IMPORTS_OURS if ours else _IMPORTS) + _OPEN + (_TOKENIZE_OURS if ours else _TOKENIZE)).rstrip(),
         "```",
         "",
         "Back into mmgen, with the same weights: `mmgen import clip THIS_FOLDER to=DIR`.",
