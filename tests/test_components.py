@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ def parquet(path: Path) -> dict[str, Any]:
     return {"path": str(path / "bars.parquet"), "streaming": True}
 
 
+def shard(path: Path) -> dict[str, Any]:
+    bars = folder(path / "bars")["path"]
+    with tarfile.open(path / "0.tar", "w") as archive:
+        for file in sorted(Path(bars).iterdir()):
+            archive.add(file, file.name)
+    return {"path": str(path / "0.tar")}
+
+
 def open_clip_model(path: Path) -> dict[str, Any]:
     """A tiny one; the package is imported first, without the torchvision that it asks for."""
     open_clip()
@@ -79,6 +88,7 @@ REQUIRED: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("dataset", "mixture"): mixture,
     ("dataset", "huggingface"): parquet,
     ("dataset", "tokens"): tokens,
+    ("dataset", "webdataset"): shard,
     ("encoder", "open_clip"): open_clip_model,
 }
 
