@@ -48,12 +48,13 @@ class Clip(nn.Module):
         activation: of all MLPs. OpenAI's weights want quick_gelu; weights trained with one are wrong with the other.
         pixels: what pictures are normalised by.
         loss: softmax (symmetric cross-entropy, CLIP) or sigmoid (SigLIP).
+        robustness: of the softmax loss in training against wrong captions, in [0,1]; see `mmgen.models.contrast`.
         chunk_size: rows that pass through a network at once in training; the loss is that of the whole batch and its
             gradients are the same, for one more forward pass. null: all rows at once.
 
     Raises:
-        ValueError: sizes that do not divide, or `chunk_size` with a residual network, whose normalisation is over the
-            rows that pass at once.
+        ValueError: sizes that do not divide, `robustness` out of its range or with the sigmoid loss, or `chunk_size`
+            with a residual network, whose normalisation is over the rows that pass at once.
     """
 
     # Options without weights of their own, that weights trained with one value are wrong with another.
@@ -79,6 +80,7 @@ class Clip(nn.Module):
         activation: Activation = "gelu",
         pixels: Literal["symmetric", "openai"] = "symmetric",
         loss: Literal["softmax", "sigmoid"] = "softmax",
+        robustness: float = 0.0,
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
@@ -87,6 +89,9 @@ class Clip(nn.Module):
                 f"chunk_size={chunk_size} with image_tower={image_tower}: it is at least 1, and a residual network's "
                 "normalisation sees all rows at once"
             )
+        if not 0 <= robustness <= 1 or (robustness and loss == "sigmoid"):
+            raise ValueError(f"robustness={robustness} with loss={loss}: it is from 0 to 1, and the softmax loss's")
+        self.robustness = robustness
         self.text_tokenizer, self.image_size, self.loss, self.chunk_size = text_tokenizer, image_size, loss, chunk_size
         self.image: VisionTransformer | ModifiedResNet
         if image_tower == "resnet":
@@ -146,7 +151,9 @@ class Clip(nn.Module):
         text_features = self._in_chunks(self.encode_text, text_tokens.to(images.device))
         scale = self.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
         if self.logit_bias is None:
-            loss, right = softmax_loss(image_features, text_features, scale)
+            loss, right = softmax_loss(
+                image_features, text_features, scale, self.robustness if self.training else 0.0
+            )
         else:
             loss, right = sigmoid_loss(image_features, text_features, scale, self.logit_bias)
         return loss, {"batch_accuracy": right, "logit_scale": scale.detach()}

@@ -37,7 +37,9 @@ def gathered(features: Tensor) -> tuple[Tensor, int]:
     return _Gather.apply(features), dist.get_rank() * len(features)
 
 
-def softmax_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_loss(
+    image_features: Tensor, text_features: Tensor, scale: Tensor, robustness: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Symmetric cross-entropy (CLIP, figure 3).
 
     Each process answers for its own rows against everyone's, so that nothing of size (W·B)² is held; the mean over the
@@ -47,6 +49,9 @@ def softmax_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -
         image_features: (B,E) of length one.
         text_features: (B,E) of length one.
         scale: (), what cosines are multiplied by.
+        robustness: q of the generalised cross-entropy (1 - p^q)/q (Zhang and Sabuncu, arXiv 1805.07836, equation 6), in
+            which a pair counts by p^q of what it does in cross-entropy, p being the probability it is given: a wrong
+            caption stays unlikely, and so is not learned by heart. 0 is cross-entropy, 1 the mean absolute error.
 
     Returns:
         The loss, and the share of pictures whose caption scores best.
@@ -56,7 +61,7 @@ def softmax_loss(image_features: Tensor, text_features: Tensor, scale: Tensor) -
     truth = torch.arange(first, first + len(image_features), device=image_features.device)
     by_image = scale * image_features @ all_texts.T
     by_text = scale * text_features @ all_images.T
-    loss = (F.cross_entropy(_in_full(by_image), truth) + F.cross_entropy(_in_full(by_text), truth)) / 2
+    loss = (_cross_entropy(by_image, truth, robustness) + _cross_entropy(by_text, truth, robustness)) / 2
     return loss, (by_image.argmax(1) == truth).float().mean()
 
 
@@ -73,6 +78,15 @@ def sigmoid_loss(image_features: Tensor, text_features: Tensor, scale: Tensor, b
     signs[rows, first + rows] = 1
     right = (logits.argmax(1) == first + rows).float().mean()
     return -F.logsigmoid(signs * logits).sum() / len(logits), right
+
+
+def _cross_entropy(logits: Tensor, truth: Tensor, robustness: float) -> Tensor:
+    """Logits (B,L) and the places of the right ones (B,); generalised by `robustness`, see `softmax_loss`."""
+    logits = _in_full(logits)
+    if not robustness:
+        return F.cross_entropy(logits, truth)
+    log_probability = -F.cross_entropy(logits, truth, reduction="none")
+    return -torch.expm1(robustness * log_probability).mean() / robustness
 
 
 def _in_full(logits: Tensor) -> Tensor:

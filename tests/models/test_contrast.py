@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from mmgen.models.clip import Clip
-from mmgen.models.contrast import sigmoid_loss, softmax_loss
+from mmgen.models.contrast import _cross_entropy, sigmoid_loss, softmax_loss
 from mmgen.testing.stand_ins import small_batch, small_text_tokenizer
 from tests.models.contrast_worker import batch_of, loss_of
 from tests.models.open_clip_models import open_clip
@@ -39,6 +39,35 @@ def test_the_sigmoid_loss_is_open_clip_s():
     expected = open_clip().loss.SigLipLoss()(images, texts, scale, bias)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     assert float(loss) != pytest.approx(float(sigmoid_loss(images, texts.flip(0), scale, bias)[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("robustness", [0.3, 0.7, 1.0])
+def test_a_robust_loss_weighs_a_pair_by_a_power_of_its_probability(robustness):
+    """The gradient of (1 - p^q)/q is p^q times cross-entropy's (arXiv 1805.07836, section 3.2)."""
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    truth = torch.arange(6)
+    (found,) = torch.autograd.grad(_cross_entropy(logits, truth, robustness), logits)
+    (plain,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"), logits)
+    weights = logits.detach().softmax(1).diagonal() ** robustness
+    torch.testing.assert_close(found, weights[:, None] * plain / 6)
+
+
+def test_a_robust_loss_is_the_softmax_loss_in_training_alone():
+    model = Clip(text_tokenizer=small_text_tokenizer(), image_size=16, width=32, image_layers=1, robustness=0.7)
+    batch = small_batch(16)
+    losses = {}
+    for mode in (True, False):
+        losses[mode] = model.train(mode).training_loss(batch, 0)[0].item()
+    plain = Clip(text_tokenizer=small_text_tokenizer(), image_size=16, width=32, image_layers=1).eval()
+    plain.load_state_dict(model.state_dict())
+    assert losses[False] == pytest.approx(plain.training_loss(batch, 0)[0].item())
+    assert losses[True] < losses[False]  # (1 - p^q)/q is less than -log p for every p below 1
+
+
+@pytest.mark.parametrize("options", [{"robustness": 1.5}, {"robustness": -0.1}, {"robustness": 0.5, "loss": "sigmoid"}])
+def test_robustness_out_of_place_is_refused(options):
+    with pytest.raises(ValueError, match="robustness"):
+        Clip(text_tokenizer=small_text_tokenizer(), image_size=16, **options)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
