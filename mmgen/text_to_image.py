@@ -183,8 +183,8 @@ class TextToImage(Trio):
     def _decoded(self, tokens: Tensor, redrawing: Redrawing | None, part: slice) -> Tensor:
         """Image tokens (C,n,N) to pictures (C,n,3,H,W)."""
         tokenizer = self.part("tokenizer")
-        decode = lambda rows: tokenizer.decode(rows.view(-1, *tokenizer.grid))  # noqa: E731
-        images = self.in_batches(decode, tokens.flatten(0, 1), self.batch)
+        indices = tokens.flatten(0, 1).view(-1, *tokenizer.grid)
+        images = self.in_batches(tokenizer.decode, indices, self.batch)
         images = images.view(*tokens.shape[:2], *images.shape[1:])
         if redrawing is not None and redrawing.keep_pixels:
             drawn = redrawing.region.pixels((images.shape[-2], images.shape[-1]))

@@ -180,6 +180,6 @@ def test_the_kept_config_is_plain_yaml(run):
 
 
 def test_runs_need_no_torch():
-    modules = "directory, metrics, config, lock"
-    code = f"from mmgen import progress; from mmgen.runs import {modules}; import sys; assert not {{'torch', 'rich', 'wandb'}} & sys.modules.keys()"
+    imports = "from mmgen import progress; from mmgen.runs import directory, metrics, config, lock; import sys"
+    code = f"{imports}; assert not {{'torch', 'rich', 'wandb'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
