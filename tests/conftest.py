@@ -102,9 +102,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work / "runs" / "tiny"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def work(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory to work in: the pictures, two of them by name, and a copy of the finished run at runs/tiny."""
+    """A directory to work in: the pictures, two of them by name, and a copy of the finished run at runs/tiny. Each file
+    of tests has its own: which of them share a process is chance."""
     from tests.tiny import write_pictures
 
     work = tmp_path_factory.mktemp("work")
