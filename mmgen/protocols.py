@@ -49,6 +49,8 @@ class Dataset(Protocol):
       with places for attributes, such as "{name} with {tone} skin tone". Classifying by name reads both.
     - `original(index)`: the picture at its own size (3,H,W), float in [0,1], from which the paper's augmentations cut
       (`task.augment`). Without it they cut from the sample's `image`, enlarged.
+    - `before(index)`: the picture (3,H,W) that a redrawing of this sample starts from, float in [0,1], where its own
+      would tell what is to be drawn. Without it, the sample's own.
     - `part_weights`: Mapping[str, float], how often training draws from each of its parts, by name, relative to each
       other; `parts`: Mapping[str, Sequence[int]], their positions, every position in one. Without it each sample is
       drawn equally often.

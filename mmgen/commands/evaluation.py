@@ -140,7 +140,7 @@ class Evaluation:
         grid = self.model.part("tokenizer").grid
         region = Region.corner(grid, int(row * grid[0]), int(column * grid[1]), unit="codes")
         captions = [self.pictures.captions[p] for p in positions]
-        redrawing = Redrawing(self.pictures.batch(positions), region)
+        redrawing = Redrawing(self.pictures.before(positions), region)
         return self.model.draw(captions, num_images=count, redrawing=redrawing, **options)
 
     def _judge(self, evaluator: Evaluator) -> Findings:

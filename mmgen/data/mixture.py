@@ -83,6 +83,12 @@ class Mixture:
         dataset: Any = self._datasets[part]
         return dataset.original(place)
 
+    def before(self, index: int) -> Tensor:
+        """What a redrawing of this sample starts from (3,H,W): what its part says, or its own picture."""
+        part, place = self._place(index)
+        dataset: Any = self._datasets[part]
+        return dataset.before(place) if hasattr(dataset, "before") else dataset[place]["image"]
+
     def _place(self, index: int) -> tuple[int, int]:
         """Which part, and the position there."""
         index = range(len(self))[index]

@@ -81,6 +81,13 @@ class Pictures:
             return torch.stack([to_bytes(self.dataset[i]["image"]) for i in positions]).float().div_(255)
         return self.images[torch.as_tensor(positions, dtype=torch.long)].float().div_(255)
 
+    def before(self, positions: Sequence[int]) -> Tensor:
+        """What redrawings of these samples start from, (B,3,H,W) float in [0,1]."""
+        own = getattr(self.dataset, "before", None)
+        if own is None:
+            return self.batch(positions)
+        return torch.stack([to_bytes(own(i)) for i in positions]).float().div_(255)
+
     @property
     def fingerprint(self) -> str:
         """What `data_fingerprint` gives, without reading anything again."""

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from torch import Tensor
+
 from mmgen.protocols import Sample
 from mmgen.scenes.description import (
     BACKGROUNDS,
@@ -25,7 +27,7 @@ from mmgen.scenes.description import (
     kind_of,
     to_json,
 )
-from mmgen.scenes.drawing import DRAWING_VERSION, draw
+from mmgen.scenes.drawing import DRAWING_VERSION, draw, draw_top
 from mmgen.scenes.grammar import captions
 from mmgen.scenes.layout import Layout, layout_json
 from mmgen.scenes.lexicon import thing
@@ -38,9 +40,10 @@ class Scenes:
 
     Picture number i of a split is a function of (seed, i), whatever the other options but `kinds`, `weights` and
     `backgrounds`; there is nothing to download. `train` and `val` hold nothing that `mmgen.scenes.heldout` keeps out;
-    each other split holds what one of its rules keeps out, and nothing that another does: `heldout_objects`,
+    each `heldout_…` split holds what one of its rules keeps out, and nothing that another does: `heldout_objects`,
     `heldout_pairs`, `heldout_redraws`, `heldout_counts`, `heldout_words`, `heldout_hybrids` and
-    `heldout_transformations`, of the chosen kinds.
+    `heldout_transformations`, of the chosen kinds. Beside each stands a split `seen_…` of the same kind, whose scenes
+    break no rule.
 
     Its attributes are `kind`; `scene`, the canonical description as JSON (`mmgen.scenes.description.from_json`);
     `layout`, where things stand (`mmgen.scenes.layout.layout_from_json`); what the kind has: `shape`, `colour`,
@@ -56,7 +59,7 @@ class Scenes:
         backgrounds: of white, grey, cream, dark; half the pictures have the first one, which is white in null, all
             four. What is made greyscale stands on white or dark whatever is chosen.
         num_val: how many are in `val`.
-        num_heldout: how many are in each held-out split.
+        num_heldout: how many are in each `heldout_…` and each `seen_…` split.
 
     Raises:
         ValueError: a size outside that range, no pictures, an unknown kind or background, weights that do not fit.
@@ -125,6 +128,17 @@ class Scenes:
         """The canonical description of a picture, and its layout: what `mmgen.scenes.drawing.draw` takes."""
         scene, layout, _ = self._drawn(index)
         return scene.canonical(), layout
+
+    def before(self, index: int) -> Tensor:
+        """What a redrawing of this picture starts from (3,H,W): of a corner, the scene with another thing in the lower
+        right; of a transformation, the top half alone; else the picture itself."""
+        scene, layout, dice = self._drawn(index)
+        scene = scene.canonical()
+        if isinstance(scene, Corner):
+            return draw(_before(scene, dice), layout, self.image_size)
+        if isinstance(scene, Transformation):
+            return draw_top(scene, layout, self.image_size)
+        return draw(scene, layout, self.image_size)
 
     def _drawn(self, index: int) -> tuple[Scene, Layout, Dice]:
         """The scene as it is said first, the layout of the canonical one, and the dice for what is drawn besides."""

@@ -77,7 +77,7 @@ def layers(scene: Scene, layout: Layout) -> list[Layer]:
     if isinstance(scene, Hybrid):
         return _hybrid(scene, layout[0], ink)
     assert isinstance(scene, Transformation)
-    things = [_thing(thing, place) for thing, place in zip(scene.originals, layout, strict=False)]
+    things = _originals(scene, layout)
     return things + _transformed(scene, layout, things, ink)
 
 
@@ -119,6 +119,10 @@ def _hybrid(scene: Hybrid, place: Place, ink: Colour) -> list[Layer]:
     behind = [layer for part, layer in parts.items() if part in BEHIND]
     before = [layer for part, layer in parts.items() if part not in BEHIND]
     return [*behind, _thing(scene.body, place), *before]
+
+
+def _originals(scene: Transformation, layout: Layout) -> list[Layer]:
+    return [_thing(thing, place) for thing, place in zip(scene.originals, layout, strict=False)]
 
 
 def _transformed(scene: Transformation, layout: Layout, things: list[Layer], ink: Colour) -> list[Layer]:
@@ -231,3 +235,9 @@ def draw_many(scenes: Sequence[tuple[Scene, Layout]], image_size: int) -> Tensor
 def draw(scene: Scene, layout: Layout, image_size: int) -> Tensor:
     """One picture (3,S,S) float in [0,1]."""
     return draw_many([(scene, layout)], image_size)[0].float().div(255)
+
+
+def draw_top(scene: Transformation, layout: Layout, image_size: int) -> Tensor:
+    """What is transformed, on the background alone: one picture (3,S,S) float in [0,1]."""
+    drawn = draw_layers([_originals(scene, layout)], [BACKGROUNDS[scene.background]], image_size)
+    return torch.from_numpy(drawn)[0].float().div(255)

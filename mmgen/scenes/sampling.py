@@ -39,8 +39,9 @@ ANIMAL_SETS = 6  # which come first in PART_SETS
 SINGLE_SHARE = 0.5  # of the transformations show one thing
 DEFAULT_SHARE = 0.5  # of the scenes have the first background
 
-# What a split holds: the kind, and the one rule that its scenes break. `train` and `val` take any kind and break none.
-SPLITS: dict[str, tuple[str, str]] = {
+# What a split holds: the kind, and the one rule that its scenes break; of the splits `seen_…` none, as in `train` and
+# `val`, which take any kind.
+SPLITS: dict[str, tuple[str, str | None]] = {
     "heldout_objects": ("object", "thing"),
     "heldout_pairs": ("pair", "thing"),
     "heldout_redraws": ("corner", "thing"),
@@ -49,6 +50,7 @@ SPLITS: dict[str, tuple[str, str]] = {
     "heldout_hybrids": ("hybrid", "part"),
     "heldout_transformations": ("transformation", "transformation"),
 }
+SPLITS |= {split.replace("heldout", "seen"): (kind, None) for split, (kind, _) in SPLITS.items()}
 
 
 class Dice:

@@ -58,7 +58,7 @@ def test_each_held_out_split_holds_its_combinations_only():
     for split, (kind, rule) in SPLITS.items():
         scenes = [dataset.scene(i)[0] for i in dataset.splits[split]]
         assert {kind_of(scene) for scene in scenes} == {kind}
-        assert {frozenset(broken_rules(scene)) for scene in scenes} == {frozenset({rule})}
+        assert {frozenset(broken_rules(scene)) for scene in scenes} == {frozenset({rule} if rule else ())}
 
 
 def test_samples_tell_what_they_show():
@@ -101,6 +101,16 @@ def test_a_corner_can_be_redrawn():
         assert differs.any()
         assert not differs[:16].any()
         assert not differs[:, :16].any()
+        assert torch.equal(dataset.before(i), pictures[0])
+
+
+def test_a_transformation_starts_from_its_top_alone():
+    dataset = Scenes(num_samples=1, num_val=1, num_heldout=60, kinds=["transformation"])
+    for i in dataset.splits["heldout_transformations"]:
+        before, whole = dataset.before(i), dataset[i]["image"]
+        assert torch.equal(before[:, :16], whole[:, :16])
+        assert (before[:, 16:] == before[:, 31:, 31:]).all()  # nothing but the background
+        assert not torch.equal(before, whole)
 
 
 def test_a_picture_depends_on_seed_and_number_alone():
@@ -127,7 +137,9 @@ def test_fingerprints_tell_datasets_apart_without_drawing():
 
 def test_kinds_weights_and_backgrounds():
     dataset = Scenes(num_samples=300, kinds=["pair", "word"], weights=[3, 1], backgrounds=["cream", "dark"])
-    assert set(dataset.splits) == {"train", "val", "heldout_pairs", "heldout_words"}
+    assert set(dataset.splits) == {
+        "train", "val", "heldout_pairs", "heldout_words", "seen_pairs", "seen_words"
+    }  # fmt: skip
     scenes = [dataset.scene(i)[0] for i in dataset.splits["train"]]
     assert 195 < Counter(map(kind_of, scenes))["pair"] < 255
     backgrounds = Counter(scene.background for scene in scenes)

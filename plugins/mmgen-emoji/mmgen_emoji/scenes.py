@@ -62,7 +62,7 @@ class EmojiScenes:
     """Pictures of two different emoji, one left of or above the other, or of three: two above a third.
 
     Picture number i of a split is a function of (seed, i). A tenth of the pairs of emoji never meet in `train` and
-    `val`; `heldout_pairs` holds pictures of two that never do. Attributes: `names`, from left to right or from top to
+    `val`; `heldout_emoji` holds pictures of two that never do. Attributes: `names`, from left to right or from top to
     bottom, the lower one of three last, joined by " | "; `relation`, "left of", "above" or "three"; `places`, centres
     and the side in pixels as JSON, [[x,y],…,side].
 
@@ -71,7 +71,7 @@ class EmojiScenes:
         num_samples: how many are in `train`.
         seed: another seed, other pictures.
         num_val: how many are in `val`.
-        num_heldout: how many are in `heldout_pairs`.
+        num_heldout: how many are in `heldout_emoji`, and in `seen_emoji`, pictures of two that do.
 
     Raises:
         ValueError: an image size outside that range, or no pictures.
@@ -95,7 +95,7 @@ class EmojiScenes:
         if min(num_samples, num_val, num_heldout) < 1:
             raise ValueError("num_samples, num_val and num_heldout must be at least 1")
         self.image_size, self.seed = image_size, seed
-        sizes = {"train": num_samples, "val": num_val, "heldout_pairs": num_heldout}
+        sizes = {"train": num_samples, "val": num_val, "heldout_emoji": num_heldout, "seen_emoji": num_heldout}
         starts = itertools.accumulate(sizes.values(), initial=0)
         self.splits = {
             split: range(start, start + size) for (split, size), start in zip(sizes.items(), starts, strict=False)
@@ -138,8 +138,8 @@ class EmojiScenes:
     def _scene(self, index: int) -> tuple[list[str], str, bool, random.Random]:
         split, _, number = self.ids[index].rpartition("-")
         dice = random.Random(f"{self.seed}/{split}/{number}")  # noqa: S311 - pictures, not secrets
-        held = split == "heldout_pairs"
-        three = not held and dice.random() < THREE_SHARE
+        held = split == "heldout_emoji"
+        three = split in ("train", "val") and dice.random() < THREE_SHARE
         while True:
             names = [NAMES[int(dice.random() * len(NAMES))] for _ in range(3 if three else 2)]
             if len(set(names)) == len(names) and is_held_out(names) == held:

@@ -38,7 +38,7 @@ def test_no_pair_that_is_held_out_is_trained_on(seed: int):
     assert not together & held_out_pairs()
     assert len(together) > 1700  # of the 1,815 others
     assert {name for names in trained for name in names} == set(NAMES)
-    for i in scenes.splits["heldout_pairs"]:
+    for i in scenes.splits["heldout_emoji"]:
         assert len(scenes.names(i)) == 2
         assert is_held_out(scenes.names(i))
 
