@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mmgen.scenes.description import BACKGROUNDS
-from mmgen.scenes.drawing import Colour, Layer
+from mmgen.scenes.drawing import Layer
 from mmgen.scenes.masks import SIZE, masks_of
 
+ODD = 0.3  # of the way from one drawing to another, beyond the middle: 1 is at the other
 MOST = 8192  # masks kept, 4 kB each; then it starts anew
 
 
@@ -43,8 +45,8 @@ class Canvas:
     def _numbers(self, pieces: Sequence[Sequence[Layer]]) -> list[list[int]]:
         """Where each layer's mask stands, after drawing those that are new."""
         keys = [[_key(layer) for layer in stack] for stack in pieces]
-        new = {key: layer for row, stack in zip(keys, pieces, strict=True) for key, layer in zip(row, stack, strict=True)}
-        new = {key: layer for key, layer in new.items() if key not in self._rows}
+        every = zip(itertools.chain.from_iterable(keys), itertools.chain.from_iterable(pieces), strict=True)
+        new = {key: layer for key, layer in every if key not in self._rows}
         if self._next + len(new) > MOST:
             self._rows, self._next = {}, 1
             return self._numbers(pieces)
@@ -59,6 +61,22 @@ def _key(layer: Layer) -> tuple[object, ...]:
     return (layer.form, layer.place, layer.cut, layer.flip_x, layer.flip_y, layer.cell_height)
 
 
-def recoloured(layer: Layer, colour: Colour) -> Layer:
-    """The same in another colour."""
-    return Layer(layer.form, layer.place, colour, layer.cut, layer.flip_x, layer.flip_y, layer.cell_height)
+_canvas = Canvas()
+
+
+def draw_guesses(pieces: Sequence[Sequence[Layer]], grounds: Sequence[str]) -> Tensor:
+    """See `Canvas.draw`; the masks are kept for everyone."""
+    return _canvas.draw(pieces, grounds)
+
+
+def is_another(won: float, rather: Sequence[Layer], read: Sequence[Layer], ground: str) -> bool:
+    """Whether a thing that was read so for the sake of the others is rather another.
+
+    Args:
+        won: by how much the squared error falls with the other in its place.
+        rather, read: the layers of both.
+    """
+    if won <= 0 or list(rather) == list(read):
+        return False
+    one, other = draw_guesses([rather, read], [ground] * 2)
+    return won > ODD * float((one - other).square().sum())

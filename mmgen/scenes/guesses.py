@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmgen.scenes.canvas import is_another
 from mmgen.scenes.description import (
     COLOURS,
     FILLS,
@@ -28,7 +29,7 @@ from mmgen.scenes.description import (
     Thing,
     Word,
 )
-from mmgen.scenes.drawing import Layer, lettering
+from mmgen.scenes.drawing import Layer, filled, ink_on, lettering
 from mmgen.scenes.font import LETTERS
 from mmgen.scenes.layout import Layout, Place, layouts
 from mmgen.scenes.masks import Masks, Sheet, TwoMasks, masks_of
@@ -217,9 +218,23 @@ def guess_counts(sheet: Sheet) -> list[list[Guess]]:
         own = gains[i, :, s, z, f, c].tolist()
         there = [cell for cell, gain in enumerate(own) if gain < 0] or [min(range(len(own)), key=own.__getitem__)]
         layout = tuple(cells()[cell].places[SIZES[z]][int(places[i, cell, s, z, f, c])] for cell in there)
-        thing = Thing(SHAPES[s], NAMES[c])
-        found.append([Guess(Count(len(there), thing, SIZES[z], FILLS[f], background=sheet.grounds[i]), layout)])
+        scene = Count(len(there), Thing(SHAPES[s], NAMES[c]), SIZES[z], FILLS[f], background=sheet.grounds[i])
+        notes = [_odd_one(scene, cell, gains[i, cell, :, z, :, c], places[i, cell, :, z, :, c]) for cell in there]
+        found.append([Guess(scene, layout, tuple(note for note in notes if note))])
     return found
+
+
+def _odd_one(scene: Count, number: int, gains: Tensor, places: Tensor) -> str:
+    """Whether one of the things is rather of another shape or fill, by its gains and places (shape,fill)."""
+    best = int(gains.argmin())
+    drawn = []
+    for s, f in (divmod(best, len(FILLS)), (SHAPES.index(scene.thing.shape), FILLS.index(scene.fill))):
+        place = cells()[number].places[scene.size][int(places[s, f])]
+        drawn.append(filled(Thing(SHAPES[s], scene.thing.colour), place, FILLS[f], ink_on(scene.background)))
+    won = float(gains[SHAPES.index(scene.thing.shape), FILLS.index(scene.fill)] - gains.flatten()[best])
+    if not is_another(won, *drawn, scene.background):
+        return ""
+    return f"one of them {FILLS[best % len(FILLS)]}, a {SHAPES[best // len(FILLS)]}"
 
 
 # ---- words

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from mmgen.scenes.canvas import Canvas
+from mmgen.scenes.canvas import draw_guesses
 from mmgen.scenes.description import COLOURS, PART_SETS, PARTS, SHAPES, Hybrid, Thing
 from mmgen.scenes.drawing import BEHIND, Layer, layers
-from mmgen.scenes.guesses import INK, NAMES, Guess, A
+from mmgen.scenes.guesses import INK, NAMES, A, Guess
 from mmgen.scenes.layout import Place, layouts
 from mmgen.scenes.masks import Masks, Sheet, masks_of
 
@@ -41,7 +40,8 @@ class Bodies:
             else:
                 self.parts[part], self.on_body[part] = Masks(whole), Masks(mask * body)
                 both = mask * body
-                self.sums[part] = (_sum(both), _sum(both * body), _sum(mask * mask), _sum(mask * both), _sum(both * both))
+                products = (both, both * body, mask * mask, mask * both, both * both)
+                self.sums[part] = tuple(map(_sum, products))
 
     def gains(self, sheet: Sheet) -> tuple[Tensor, Tensor]:
         """The change of the squared error by each body (B,K,C), and by each part added to it (B,K,C,part)."""
@@ -75,11 +75,6 @@ def _bodies() -> Bodies:
     return Bodies()
 
 
-@cache
-def _canvas() -> Canvas:
-    return Canvas()
-
-
 def pieces_of(found: Found, ground: str) -> list[Layer]:
     """Layers of a body with any parts, of which `Hybrid` takes only some."""
     body, place, parts = found
@@ -90,8 +85,8 @@ def pieces_of(found: Found, ground: str) -> list[Layer]:
 
 
 def guess_hybrids(sheet: Sheet) -> list[list[Guess]]:
-    """Of `Hybrid`. Parts are read in any number; where a hybrid cannot have just those, the nearest set that it can have
-    is given and the rest is told."""
+    """Of `Hybrid`. Parts are read in any number; where a hybrid cannot have just those, the nearest set that it can
+    have is given and the rest is told."""
     body, parts = _bodies().gains(sheet)
     totals = (body + parts.clamp(max=0).sum(dim=3)).flatten(1)
     numbers = totals.topk(BODIES_KEPT, dim=1, largest=False).indices
@@ -126,7 +121,7 @@ def _best(sheet: Sheet, which: list[int], tries: list[list[Found]]) -> tuple[lis
     """Of several candidates for each of these pictures, the one whose drawing is nearest, and its squared error."""
     pieces = [pieces_of(found, sheet.grounds[i]) for i, row in zip(which, tries, strict=True) for found in row]
     count = len(tries[0])
-    drawn = _canvas().draw(pieces, [sheet.grounds[i] for i in which for _ in range(count)])
+    drawn = draw_guesses(pieces, [sheet.grounds[i] for i in which for _ in range(count)])
     errors = (drawn.view(len(which), count, -1) - sheet.images[which].flatten(1)[:, None]).square().sum(dim=2)
     values, places = errors.min(dim=1)
     return [row[place] for row, place in zip(tries, places.tolist(), strict=True)], values.tolist()

@@ -9,12 +9,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmgen.scenes.canvas import is_another
 from mmgen.scenes.description import (
     BACKGROUNDS,
     GREYSCALE_ON,
     MAX_WRITTEN,
     SHAPES,
     TRANSFORMATIONS,
+    Scene,
     Thing,
     Transformation,
 )
@@ -50,6 +52,7 @@ class Side:
 
 
 def _drawn(name: str, shape: str, place: Place) -> list[Layer]:
+    name = "mirrored" if name == "written" else name
     other = "blue" if name == "recoloured" else None
     return layers(Transformation(name, (Thing(shape, "red"),), colour=other), (place,))
 
@@ -112,7 +115,31 @@ def guess_transformations(sheet: Sheet) -> list[list[Guess]]:
     # The grey ground was counted with each of the two.
     linked[1][:, 0] -= torch.nan_to_num(both[1].ground, posinf=0.0)[:, None, None, None, None]
     found = [*single, _double(sheet, linked), *(_written(sheet, side, both[side]) for side in SIDES)]
-    return [[Guess(*min(row, key=lambda weighed: weighed[0])[1:])] for row in zip(*found, strict=True)]
+    best = [min(row, key=lambda weighed: weighed[0]) for row in zip(*found, strict=True)]
+    return [[Guess(*weighed[1:], _odd_ones(i, *weighed[1:], both))] for i, weighed in enumerate(best)]
+
+
+def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple[str, ...]:
+    """Whether what stands above or below is rather of another shape, picture i."""
+    assert isinstance(scene, Transformation)
+    notes = []
+    for thing, place in zip(scene.originals, layout, strict=False):
+        number = int(place.x > SIZE / 2)
+        side, table = sides()[number], both[number]
+        below = table.below["recoloured" if scene.transformation == "written" else scene.transformation]
+        at = side.places.index(place)
+        y, x = divmod(at, below.shape[3])
+        s = SHAPES.index(thing.shape)
+        for where, gains, colour, layer in (
+            ("above", table.top, thing.colour, 0),
+            ("below", below, scene.colour or thing.colour, -1),
+        ):
+            own = gains[i, :, y, x, NAMES.index(colour)]
+            other = int(own.argmin())
+            drawn = [_drawn(scene.transformation, shape, place)[layer:][:1] for shape in (SHAPES[other], thing.shape)]
+            if other != s and is_another(float(own[s] - own[other]), *drawn, scene.background):
+                notes.append(f"{where} rather a {SHAPES[other]}")
+    return tuple(notes)
 
 
 def _scene(option: int, things: tuple[Thing, ...], ground: str) -> Transformation:

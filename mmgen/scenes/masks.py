@@ -1,8 +1,8 @@
 """Masks of layers, and what a picture's squared error gains when something is drawn on its bare background.
 
-Letters: B pictures, K hypotheses, C colours, S pixels a side, P pixels of a window. With the picture x, the background b
-and a mask m in the colour b + d, the squared error changes by -2 d·(m·(x - b)) + |d|² Σm²: one matrix product serves a
-batch, all masks and all colours.
+Letters: B pictures, K hypotheses, C colours, S pixels a side, P pixels of a window. With the picture x, the background
+b and a mask m in the colour b + d, the squared error changes by -2 d·(m·(x - b)) + |d|² Σm²: one matrix product serves
+a batch, all masks and all colours.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class TwoMasks:
     def __init__(self, lower: Tensor, upper: Tensor, under: Tensor) -> None:
         covered = lower[under] * upper
         left = lower[under] - covered
-        # The upper masks are small: the dots of what they leave of the lower ones are those of the lower ones less those
-        # of what is covered.
+        # The upper masks are small: the dots of what they leave of the lower ones are those of the lower ones less
+        # those of what is covered.
         self.lower, self.covered, self.upper, self.under = Masks(lower), Masks(covered), Masks(upper), under
         self.left_squares = left.square().flatten(1).sum(dim=1)
         self.cross = (left * upper).flatten(1).sum(dim=1)
