@@ -120,7 +120,7 @@ Weighed = tuple[float, Scene, Layout]
 def _two(sheet: Sheet, example: Scene, make: Callable[[Thing, Thing, str], Scene]) -> list[Weighed]:
     """The best two different things in the two slots of a scene."""
     first, second = (slot.best(sheet) for slot in slots(example))
-    found = []
+    found: list[Weighed] = []
     for ground, ones, others in zip(sheet.grounds, first, second, strict=True):
         pairs = [(a, b) for a in ones for b in others if a[1] != b[1]]
         a, b = min(pairs, key=lambda pair: pair[0][0] + pair[1][0])
@@ -152,7 +152,7 @@ def _inside(sheet: Sheet) -> list[Weighed]:
     gains += masks.crossed(sheet.colours, sheet.colours, hopeful)
     gains += torch.where(torch.eye(len(NAMES), dtype=torch.bool), torch.inf, 0.0)
     values, numbers = gains.flatten(1).min(dim=1)
-    found = []
+    found: list[Weighed] = []
     for i, (value, number) in enumerate(zip(values.tolist(), numbers.tolist(), strict=True)):
         k, outer, inner = number // len(NAMES) ** 2, number // len(NAMES) % len(NAMES), number % len(NAMES)
         host, shape, layout = every[int(hopeful[i, k])]
@@ -227,12 +227,15 @@ def guess_counts(sheet: Sheet) -> list[list[Guess]]:
 def _odd_one(scene: Count, number: int, gains: Tensor, places: Tensor) -> str:
     """Whether one of the things is rather of another shape or fill, by its gains and places (shape,fill)."""
     best = int(gains.argmin())
-    drawn = []
-    for s, f in (divmod(best, len(FILLS)), (SHAPES.index(scene.thing.shape), FILLS.index(scene.fill))):
+    read = (SHAPES.index(scene.thing.shape), FILLS.index(scene.fill))
+    rather = divmod(best, len(FILLS))
+    won = float(gains[read] - gains[rather])
+
+    def drawn(s: int, f: int) -> list[Layer]:
         place = cells()[number].places[scene.size][int(places[s, f])]
-        drawn.append(filled(Thing(SHAPES[s], scene.thing.colour), place, FILLS[f], ink_on(scene.background)))
-    won = float(gains[SHAPES.index(scene.thing.shape), FILLS.index(scene.fill)] - gains.flatten()[best])
-    if not is_another(won, *drawn, scene.background):
+        return filled(Thing(SHAPES[s], scene.thing.colour), place, FILLS[f], ink_on(scene.background))
+
+    if not is_another(won, drawn(*rather), drawn(*read), scene.background):
         return ""
     return f"one of them {FILLS[best % len(FILLS)]}, a {SHAPES[best // len(FILLS)]}"
 

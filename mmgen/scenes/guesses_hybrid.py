@@ -28,7 +28,9 @@ class Bodies:
         self.keys = [(shape, place) for shape in SHAPES for place in places]
         body = masks_of([Layer(shape, place, INK) for shape, place in self.keys])
         self.body = Masks(body)
-        self.seen, self.beside, self.parts, self.on_body = {}, {}, {}, {}
+        self.seen: dict[str, Masks] = {}  # of a part that the body covers, what sticks out
+        self.parts: dict[str, Masks] = {}  # of one before the body, by place alone
+        self.on_body: dict[str, Masks] = {}
         self.sums: dict[str, tuple[Tensor, ...]] = {}
         for part in PARTS:
             whole = masks_of([Layer(part, place, INK) for place in places])

@@ -116,7 +116,7 @@ def guess_transformations(sheet: Sheet) -> list[list[Guess]]:
     linked[1][:, 0] -= torch.nan_to_num(both[1].ground, posinf=0.0)[:, None, None, None, None]
     found = [*single, _double(sheet, linked), *(_written(sheet, side, both[side]) for side in SIDES)]
     best = [min(row, key=lambda weighed: weighed[0]) for row in zip(*found, strict=True)]
-    return [[Guess(*weighed[1:], _odd_ones(i, *weighed[1:], both))] for i, weighed in enumerate(best)]
+    return [[Guess(scene, layout, _odd_ones(i, scene, layout, both))] for i, (_, scene, layout) in enumerate(best)]
 
 
 def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple[str, ...]:
@@ -136,8 +136,8 @@ def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple
         ):
             own = gains[i, :, y, x, NAMES.index(colour)]
             other = int(own.argmin())
-            drawn = [_drawn(scene.transformation, shape, place)[layer:][:1] for shape in (SHAPES[other], thing.shape)]
-            if other != s and is_another(float(own[s] - own[other]), *drawn, scene.background):
+            rather, read = ([_drawn(scene.transformation, SHAPES[n], place)[layer]] for n in (other, s))
+            if is_another(float(own[s] - own[other]), rather, read, scene.background):
                 notes.append(f"{where} rather a {SHAPES[other]}")
     return tuple(notes)
 
@@ -202,7 +202,7 @@ def _lettering(side: int) -> tuple[Masks, list[tuple[Place, list[int]]]]:
     places' numbers."""
     numbers: dict[Place, int] = {}
     arrangements = []
-    pieces = []
+    pieces: list[Layer] = []
     for length in range(1, MAX_WRITTEN + 1):
         scene = Transformation("written", (A,), letters="A" * length)
         layout = next(each for each in layouts(scene) if (each[0].x > SIZE / 2) == bool(side))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
+from torch import Tensor
 
 from mmgen.scenes.description import (
     Corner,
@@ -22,7 +23,7 @@ from mmgen.scenes.description import (
 )
 from mmgen.scenes.drawing import draw_many
 from mmgen.scenes.masks import SIZE
-from mmgen.scenes.reading import Reading
+from mmgen.scenes.reading import Reading, read
 from mmgen.scenes.remainder import Blob
 
 ATTRIBUTES = (  # in the order in which they are reported
@@ -82,14 +83,14 @@ def mark(truth: Scene, reading: Reading, region: Region = WHOLE) -> Verdict:
 
     Args:
         truth: canonical.
-        reading: of the picture, confined to the same kind.
+        reading: of the picture, confined to the same kind of scene.
         region: what was drawn anew, where not all was; what differs elsewhere does not count, and of a corner's things
             the one in the lower right alone does where its quarter was redrawn.
     """
     read = reading.scene
     if read != truth and _look_the_same(truth, read, reading):
         read = truth
-    marks = _marks(truth, read) if kind_of(read) == kind_of(truth) else dict.fromkeys(_marks(truth, truth), (False,))
+    marks = _marks(truth, read)
     if isinstance(truth, Corner) and region.row and region.column:
         marks = {name: values[-1:] for name, values in marks.items()}
     blobs = (f"{blob.area} pixels around ({blob.x:.0f}, {blob.y:.0f})" for blob in reading.blobs if region.holds(blob))
@@ -108,6 +109,7 @@ def _look_the_same(truth: Scene, read: Scene, reading: Reading) -> bool:
 
 def _marks(truth: Scene, read: Scene) -> Marks:
     """Of two scenes of one kind."""
+    assert kind_of(truth) == kind_of(read)
     marks: Marks = {}
     if isinstance(truth, Object) and isinstance(read, Object):
         marks = _things([truth.thing], [read.thing])
@@ -150,3 +152,22 @@ def _things(truth: Sequence[Thing], read: Sequence[Thing]) -> Marks:
 
 def _letters(truth: str, read: str) -> Marks:
     return {"letters": (truth == read,), "letter": tuple(a == b for a, b in zip_longest(truth, read))}
+
+
+@torch.no_grad()
+def judge(images: Tensor, truths: Sequence[Scene], region: Region = WHOLE) -> list[tuple[Reading, Verdict]]:
+    """Reads pictures, each confined to the kind of scene that was asked for, and marks them.
+
+    Args:
+        images: (B,3,S,S) float in [0,1].
+        truths: B canonical descriptions.
+        region: what was drawn anew.
+    """
+    by_kind: dict[str, list[int]] = {}
+    for number, truth in enumerate(truths):
+        by_kind.setdefault(kind_of(truth), []).append(number)
+    found: dict[int, tuple[Reading, Verdict]] = {}
+    for kind, numbers in by_kind.items():
+        for number, reading in zip(numbers, read(images[numbers], kind), strict=True):
+            found[number] = (reading, mark(truths[number], reading, region))
+    return [found[number] for number in range(len(truths))]
