@@ -1,7 +1,7 @@
 """What a reading leaves unexplained: blobs of the difference between a picture and its drawing.
 
 A thing more or less, or of another colour, differs over an area; an edge half a pixel off, a blurred corner or noise
-does not. The difference is averaged over 3×3 pixels, which thin lines and noise do not survive, and what remains of it
+does not. The difference is averaged over 5×5 pixels, which thin lines and noise do not survive, and what remains of it
 is looked at where it is as large as half the distance between two colours.
 """
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CONTRAST = 0.2  # of the averaged difference, in RGB of [0,1]; the nearest two colours are 0.39 apart
-AREA = 12  # pixels of 32×32
+CONTRAST = 0.25  # of the averaged difference, in RGB of [0,1]; the nearest two colours are 0.39 apart
+AREA = 6  # pixels of 32×32
+WINDOW = 5  # pixels of 32×32 a side, over which the difference is averaged
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Blob:
 
 def blobs(images: Tensor, drawn: Tensor, contrast: float = CONTRAST, area: int = AREA) -> list[list[Blob]]:
     """Of each picture (B,3,S,S) against its drawing, the largest first."""
-    difference = F.avg_pool2d(images - drawn, 3, stride=1, padding=1, count_include_pad=False)
+    difference = F.avg_pool2d(images - drawn, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
     far = difference.square().sum(dim=1) > contrast**2
     return [_blobs(picture, area) if int(picture.sum()) >= area else [] for picture in far]
 
