@@ -39,6 +39,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = _option((0.9, 0.95), "averaging of gradient and of its square")
     eps: float = _option(1e-8, "keeps the division finite", low=0)
     weight_decay: float = _option(0.0, "of matrices only, times the learning rate", low=0)
+    embedding_lr: float | None = _option(None, "peak learning rate of embeddings, by adamw; null: lr", low=0)
 
 
 @dataclass

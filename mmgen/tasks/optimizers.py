@@ -31,15 +31,25 @@ def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as in CLIP."""
+def parameter_groups(
+    module: nn.Module, weight_decay: float, embedding_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Weight decay for matrices and filters; none for gains, biases, embeddings and single numbers, as in CLIP.
+
+    With `embedding_lr`, embeddings are a group of their own, of that learning rate.
+    """
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    tables: list[nn.Parameter] = []
     for name, parameter in own_parameters(module):
+        if embedding_lr is not None and id(parameter) in embeddings:
+            tables.append(parameter)
+            continue
         plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(TABLES)
         (others if plain else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [*groups, {"params": tables, "weight_decay": 0.0, "lr": embedding_lr}] if tables else groups
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
@@ -81,7 +91,7 @@ def discriminator_groups(
 def make_optimizer(
     module: nn.Module, options: Mapping[str, Any], discriminator: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
-    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay).
+    """Builds the optimizer named by `options` (name, lr, betas, eps, weight_decay, embedding_lr).
 
     A component's discriminator is in it too, in groups of its own: with a second optimizer object Lightning would count
     each step twice.
@@ -94,7 +104,8 @@ def make_optimizer(
     """
     check_optimizer(module, options)
     beta1, beta2 = options["betas"]
-    groups = parameter_groups(module, options["weight_decay"]) + discriminator_groups(module, options, discriminator)
+    groups = parameter_groups(module, options["weight_decay"], options.get("embedding_lr"))
+    groups += discriminator_groups(module, options, discriminator)
     if options["name"] == "adamw":
         return torch.optim.AdamW(groups, lr=options["lr"], betas=(beta1, beta2), eps=options["eps"], fused=True)
     matrices = hidden_matrices(module)

@@ -17,6 +17,7 @@ from mmgen.models.vq import VQ
 from mmgen.tasks.muon import Muon, MuonAdamW, orthogonalised
 from mmgen.tasks.optimizers import hidden_matrices, make_optimizer, make_schedule, parameter_groups, warmup_cosine
 from mmgen.testing.stand_ins import small_text_tokenizer
+from tests.models.words import Words
 
 ADAMW = {"name": "adamw", "lr": 3e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}
 MUON = {**ADAMW, "name": "muon"}
@@ -220,6 +221,31 @@ def test_an_optimizer_goes_on_from_its_state(options):
     for (name, parameter), (_, expected) in zip(other.named_parameters(), model.named_parameters(), strict=True):
         assert torch.equal(parameter, expected), name
     assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_embeddings_have_a_learning_rate_of_their_own(name):
+    """And only they: their first step is that much longer, everyone else's the same; the schedule scales both."""
+
+    def trained(embedding_lr):
+        torch.manual_seed(0)
+        model = Transformer(text_tokenizer=Words(6), grid=(2, 2), codebook_size=8, embed_dim=32, num_layers=1, num_heads=2)
+        options = {"name": name, "lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
+        optimizer = make_optimizer(model, {**options, "embedding_lr": embedding_lr})
+        schedule = make_schedule(optimizer, {"warmup_steps": 2, "final": 0.1}, 10)
+        before = {key: value.detach().clone() for key, value in model.named_parameters()}
+        text, image = torch.randint(6, (4, 6)), torch.randint(8, (4, 4))
+        sum(logits.square().sum() for logits in model(text, image)).backward()
+        optimizer.step()
+        schedule.step()
+        return {key: value.detach() - before[key] for key, value in model.named_parameters()}, schedule.get_last_lr()
+
+    plain, _ = trained(None)
+    longer, rates = trained(4e-3)
+    tables = {"text_embedding.weight", "text_position.weight", "image_embedding.weight", "row.weight", "column.weight"}
+    for key, step in plain.items():
+        torch.testing.assert_close(longer[key], step * 4 if key in tables else step, rtol=1e-3, atol=1e-7)
+    assert sorted(set(rates)) == [1e-3, 4e-3]
 
 
 def test_the_schedule_reaches_both_halves():
