@@ -23,6 +23,7 @@ from mmgen import registry
 from mmgen.commands import mistakes, places, presets
 from mmgen.commands.overrides import Request, line_of, mentioned, read
 from mmgen.commands.places import Place
+from mmgen.commands.rivals import merged, read_rivals
 from mmgen.commands.schema import COMMANDS, StagesConfig, TrainCommand
 from mmgen.errors import ConfigError, ConfigErrors, PluginError, quoted
 
@@ -145,7 +146,10 @@ def check(command: str, cfg: DictConfig) -> tuple[dict[str, Any], list[ConfigErr
         more = [_nothing_trained(), *(error for error in more if not error.where.startswith("task."))]
     lost = {error.where for error in unresolved}
     errors = [e for e in (*errors, *more) if e.where not in lost]
-    return {**typed.plain(sections), **components}, errors or unresolved
+    config = {**typed.plain(sections), **components}
+    if config.get("rivals") and not errors:
+        errors += read_rivals(config)[1]
+    return config, errors or unresolved
 
 
 def _resolve(node: Any, path: str, errors: list[ConfigError]) -> Any:
@@ -207,16 +211,8 @@ def _overlay_stage(tree: dict[str, Any]) -> list[ConfigError]:
     own = stages.get(str(task.get("name"))) if isinstance(task, Mapping) else None
     for section in ("task", "trainer"):
         if isinstance(own, Mapping) and isinstance(own.get(section), Mapping):
-            tree[section] = _merged(tree.get(section) or {}, own[section])
+            tree[section] = merged(tree.get(section) or {}, own[section])
     return [error for error in errors if error.code != "MMG-C05"]
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(under)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
-        both[key] = _merged(both[key], value) if nested else value
-    return both
 
 
 def _deletable(request: Request, override: Override, cfg: DictConfig) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmgen import registry
+from mmgen.commands.rivals import Rival
 from mmgen.commands.showing import Shown
 from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
@@ -40,6 +41,7 @@ class Evaluation:
         shows: whether it also draws, classifies and reconstructs what a report shows beside the figures.
         about: what else evaluation.json is to say.
         foreign: whether nothing was trained on these pictures, as far as is known.
+        rivals: other encoders, each judged by those of the evaluators that it names.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Evaluation:
         shows: bool = True,
         about: dict[str, Any] | None = None,
         foreign: bool = False,
+        rivals: Sequence[tuple[Rival, TextToImage]] = (),
     ) -> None:
+        self.rivals = rivals
         self.model, self.pictures, self.directory, self.config = model, pictures, directory, config
         self.seed, self.drawing_seed = int(config["seed"]), int(config["drawing"]["seed"])
         self.dataset: Any = pictures.dataset
@@ -65,16 +69,14 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """Draws, judges, writes pictures and evaluation.json; gives what each evaluator found, as it stands there."""
-        evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
-        reasons = {name: self.subject.aside(evaluator.needs) for name, evaluator in evaluators.items()}
-        judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
-        self._draw_all(judged)
-        findings: dict[str, Any] = {}
-        for name in evaluators:
-            if reason := reasons[name]:
-                findings[name] = {"numbers": [], "tables": {}, "pictures": {}, "stood_aside": reason}
-            else:
-                findings[name] = self._stored(name, self._timed(name, self._judge, judged[name]))
+        findings = self.judge()
+        for rival, model in self.rivals:
+            chosen = {rival.figures(name): self.config["evaluator"][name] for name in rival.evaluators}
+            judging = Evaluation(
+                model, self.pictures, self.directory, {**self.config, "evaluator": chosen}, shows=False
+            )
+            findings |= judging.judge()
+            self._seconds |= judging._seconds
         result: dict[str, Any] = {**self.about, "findings": findings}
         if self.shows:
             count = int(self.config["drawing"]["num_images"])
@@ -85,6 +87,20 @@ class Evaluation:
             }
         result["seconds"] = {name: round(seconds, 1) for name, seconds in self._seconds.items()}
         write_json(self.directory.path / "evaluation.json", result)
+        return findings
+
+    def judge(self) -> dict[str, Any]:
+        """Draws what the evaluators need, and judges; what each of them found, with its pictures written."""
+        evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
+        reasons = {name: self.subject.aside(evaluator.needs) for name, evaluator in evaluators.items()}
+        judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
+        self._draw_all(judged)
+        findings: dict[str, Any] = {}
+        for name in evaluators:
+            if reason := reasons[name]:
+                findings[name] = {"numbers": [], "tables": {}, "pictures": {}, "stood_aside": reason}
+            else:
+                findings[name] = self._stored(name, self._timed(name, self._judge, judged[name]))
         return findings
 
     @property
@@ -210,6 +226,12 @@ class Evaluation:
             for number, (title, image) in enumerate(findings.pictures.items())
         }
         numbers = [dataclasses.asdict(number) for number in findings.numbers]
+        if name != str(self.config["evaluator"][name]["name"]).partition("@")[0]:
+            for number in numbers:  # one of several of its kind: its figures are told apart by its own name
+                number["name"] = f"{name}/{number['name'].rpartition('/')[2]}"
+        for number in numbers:
+            if (wanted := self.config.get("wanted", {}).get(number["name"])) is not None:
+                number["wanted"] = wanted
         return {
             "numbers": numbers,
             "tables": findings.tables,

@@ -56,7 +56,7 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
     """
     errors: list[ConfigError] = []
     for stage in stages:
-        place = f"stages.{stage.kind}." if len(stages) > 1 else ""
+        place = f"{stage.section or f'stages.{stage.kind}'}." if len(stages) > 1 else ""
         for check in (_check_numbers, check_ranks, _check_trainer, partial(_check_data, pictures=pictures)):
             try:
                 check(stage, place)

@@ -15,19 +15,20 @@ from rich.console import Console
 
 import mmgen
 from mmgen import registry
-from mmgen.checkpoint.parts import Part
+from mmgen.checkpoint.parts import Part, read_part
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
+from mmgen.commands.rivals import Rival, rivals
 from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json, write_json
-from mmgen.loading import PARTS
+from mmgen.loading import PARTS, load_part
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.text_to_image import open_trio
+from mmgen.text_to_image import TextToImage, open_trio
 from mmgen.tracking.report import summary, write_report
 
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
@@ -40,7 +41,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     console = Console(stderr=True)
     began = time.monotonic()
     stages = {kind: _stage(kind, config) for kind in PARTS}
-    pictures = ranks.alike(lambda: _read(config, list(stages.values())))
+    others = {rival: _rival_stage(rival, config) for rival in rivals(config)}
+    pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
     with locked(path) as directory:
         ranks.agree(lambda: check_new(directory, config["resume"]))
         with _status(ranks.agree(lambda: directory.create(config, (*MAY_DIFFER, *PLACEMENTS)))):
@@ -49,6 +51,10 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                 if ranks.first:
                     directory.update_status(stage=kind)
                 parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
+            for rival, stage in others.items():
+                if ranks.first:
+                    directory.update_status(stage=rival.directory)
+                train_stage(stage, path / rival.directory, pictures, None, None)
             if not ranks.first:
                 return 0  # drawing and judging is one process's work
             if not _judged(directory, parts):
@@ -56,7 +62,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                 with _goes_on(config["run"]["name"]):
                     device = computes_on(*(stage.trainer for stage in stages.values()))
                     model = open_trio(path, config["sampler"], trusted=True, device=device)
-                    Evaluation(model, pictures, directory, config).run()
+                    beside = [(rival, _opened(path, rival, device)) for rival in others]
+                    Evaluation(model, pictures, directory, config, rivals=beside).run()
                 _write_lineage(directory, parts, pictures, config)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
@@ -87,6 +94,26 @@ def _stage(kind: str, config: dict[str, Any]) -> Stage:
         seed=config["seed"],
         experiment=config["run"]["name"],
     )
+
+
+def _rival_stage(rival: Rival, config: dict[str, Any]) -> Stage:
+    return Stage(
+        kind="encoder",
+        component=rival.component,
+        task=rival.task,
+        trainer=rival.trainer,
+        tracking=config["tracking"],
+        seed=config["seed"],
+        experiment=config["run"]["name"],
+        section=f"rivals.{rival.name}",
+    )
+
+
+def _opened(path: Path, rival: Rival, device: str) -> TextToImage:
+    """The rival alone: it classifies and compares, and draws nothing."""
+    part = read_part(path / rival.directory / "model", trusted=True)
+    encoder = load_part(part, trusted=True)
+    return TextToImage(encoder=encoder, fingerprints={"encoder": part.fingerprint}, device=device)
 
 
 @contextmanager

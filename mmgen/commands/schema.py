@@ -198,6 +198,10 @@ class Training:
 class RunCommand(Training):
     stages: StagesConfig
     drawing: DrawingConfig = _option(DrawingConfig)
+    rivals: dict[str, Any] = _option(
+        {}, "by name, further encoders: encoder, task and trainer say what differs, evaluator who judges them too"
+    )
+    wanted: dict[str, float] = _option({}, "figures by EVALUATOR/NAME and what they should reach; told first")
 
 
 @dataclass(kw_only=True)

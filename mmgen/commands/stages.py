@@ -53,6 +53,7 @@ class Stage:
     seed: int
     experiment: str
     init_from: str | None = None  # the fingerprint of the part whose weights to start from
+    section: str | None = None  # of the config that it is in; null: stages.KIND
 
     def config(self, requires: Mapping[str, str], data: str) -> dict[str, Any]:
         """What decides the outcome: a directory made with another is not gone on with."""

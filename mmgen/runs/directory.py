@@ -18,7 +18,7 @@ from mmgen.runs.config import ABSENT, REDACTED, config_fingerprint, differences,
 from mmgen.runs.lock import locked
 
 # What may differ between starts of one run: where it lies, whether it goes on, who is told.
-MAY_DIFFER = ("run", "resume", "tracking")
+MAY_DIFFER = ("run", "resume", "tracking", "wanted")
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,12 @@ class Figure:
     unit: str = ""
     chance: float | None = None
     note: str = ""
+    wanted: float | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is as large as it should be."""
+        return self.wanted is not None and self.value is not None and self.value >= self.wanted
 
     @property
     def is_share(self) -> bool:
@@ -142,7 +148,7 @@ def read_run(directory: Path) -> RunFiles:
     status = _read_json(directory / "status.json", problems)
     stages = [
         _read_stage(name, directory / name, problems)
-        for name in PARTS
+        for name in (*PARTS, *sorted(path.name for path in directory.glob("encoder-*")))
         if (directory / name / "status.json").exists() or (directory / name / "metrics.jsonl").exists()
     ]
     if (directory / "metrics.jsonl").exists():
@@ -262,4 +268,5 @@ def _figure(number: Mapping[str, Any]) -> Figure:
         unit=str(number.get("unit") or ""),
         chance=finite(number.get("chance")),
         note=str(number.get("note") or ""),
+        wanted=finite(number.get("wanted")),
     )

@@ -9,42 +9,48 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmgen.tracking.run_files import read_run
+from mmgen.tracking.run_files import Figure, read_run
 
 
 def summary(run_dir: str | Path, width: int = 100) -> str:
-    """The headline figures of a run as a plain table, and which evaluators stood aside and why.
+    """The figures of a run as a plain table, and which evaluators stood aside and why. Where a run says what some of
+    them should reach, these alone, and whether they do.
 
     Args:
         run_dir: of `mmgen run`. Without an evaluation the text is empty.
         width: of the terminal, in characters.
     """
     run = read_run(Path(run_dir))
-    figures = [(evaluation, figure) for evaluation in run.evaluations for figure in evaluation.figures]
+    figures = [figure for evaluation in run.evaluations for figure in evaluation.figures]
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    wanted = [figure for figure in figures if figure.wanted is not None]
     if figures:
-        table = Table("what", "value", "95 % interval", "n", "chance", "note", box=None, pad_edge=False)
-        for column in table.columns[:5]:
-            column.no_wrap = True
-        for column in table.columns[1:5]:
-            column.justify = "right"
-        for _, figure in figures:
-            chance = "" if figure.chance is None else figure.shown(figure.chance)
-            cells = (
-                figure.name,
-                figure.shown(figure.value),
-                figure.shown_interval,
-                f"{figure.n:,}",
-                chance,
-                figure.note,
-            )
-            table.add_row(*(_plain(cell) for cell in cells))
-        console.print(table)
+        console.print(_table(wanted or figures))
+    if wanted and len(figures) > len(wanted):
+        console.print(f"{len(figures) - len(wanted)} more figures are in the report")
     for evaluation in run.evaluations:
         if evaluation.stood_aside:
             console.print(_plain(f"{evaluation.name} stood aside: {evaluation.stood_aside}"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _table(figures: list[Figure]) -> Table:
+    goals = any(figure.wanted is not None for figure in figures)
+    names = ["what", "value", "95 % interval", "n", "chance", *(["wanted", ""] if goals else []), "note"]
+    table = Table(*names, box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for figure in figures:
+        chance = "" if figure.chance is None else figure.shown(figure.chance)
+        cells = [figure.name, figure.shown(figure.value), figure.shown_interval, f"{figure.n:,}", chance]
+        if goals:
+            reached = "" if figure.wanted is None else "reached" if figure.reached else "missed"
+            cells += ["" if figure.wanted is None else f"≥ {figure.shown(figure.wanted)}", reached]
+        table.add_row(*(_plain(cell) for cell in (*cells, figure.note)))
+    return table
 
 
 def _plain(text: str) -> Text:

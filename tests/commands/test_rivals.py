@@ -1,0 +1,94 @@
+"""A rival: another encoder of the run, trained and judged beside its own; and figures that should be reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mmgen.commands.rivals import rivals
+from tests.tiny import QUIET, RUN, files, mmgen, write_pictures
+
+EXPERIMENT = """# @package _global_
+evaluator: {found: {name: retrieval}, again: {name: retrieval}}
+wanted: {found/picture_to_caption_r10: 0.0, found_noisy/picture_to_caption_r1: 1.01}
+rivals: {noisy: {task: {caption_noise: 1}, evaluator: [found]}}
+"""
+RIVAL = ["--config-dir=conf", "experiment=both", "evaluator=[reconstruction]", "run.name=both"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("rivals")
+    write_pictures(work / "pictures")
+    (work / "conf/experiment").mkdir(parents=True)
+    (work / "conf/experiment/both.yaml").write_text(EXPERIMENT)
+    result = mmgen("run", *RUN, *RIVAL, QUIET, cwd=work)
+    assert result.returncode == 0, result.stderr
+    (work / "out").write_text(result.stdout)
+    return work
+
+
+def test_the_rival_is_trained_and_judged_beside_the_run_s_own(run):
+    directory = run / "runs/both"
+    own, rival = (load_file(directory / name / "model/model.safetensors") for name in ("encoder", "encoder-noisy"))
+    assert own.keys() == rival.keys()
+    assert any((own[name] != rival[name]).any() for name in own)
+    findings = json.loads((directory / "evaluation.json").read_text())["findings"]
+    assert list(findings) == ["reconstruction", "found", "again", "found_noisy"]
+    assert findings["found"]["numbers"][0]["value"] == findings["again"]["numbers"][0]["value"]
+    assert {number["name"].partition("/")[0] for number in findings["again"]["numbers"]} == {"again"}
+    assert "encoder-noisy" in (directory / "report.html").read_text()
+
+
+def test_what_should_be_reached_is_told_first_and_whether_it_is(run):
+    lines = [line for line in (run / "out").read_text().splitlines() if "/picture_to_caption" in line]
+    assert len(lines) == 2
+    assert "reached" in lines[0]
+    assert "missed" in lines[1]
+    numbers = json.loads((run / "runs/both/evaluation.json").read_text())["findings"]["found_noisy"]["numbers"]
+    assert [number.get("wanted") for number in numbers if number["name"].endswith("to_caption_r1")] == [1.01]
+
+
+def test_a_run_with_a_rival_goes_on_with_all_that_is_finished(run):
+    before = files(run / "runs/both", ["model/*"])
+    assert len(before) > 12
+    result = mmgen("run", *RUN, *RIVAL, QUIET, cwd=run)
+    assert result.returncode == 0, result.stderr
+    assert files(run / "runs/both", ["model/*"]) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rivals.noisy.task.caption_nois=1", "rivals.noisy.task.caption_noise"),
+        ("rivals.noisy.task.caption_noise=2", "rivals.noisy.task.caption_noise must be"),
+        ("rivals.noisy.encoder.widht=8", "rivals.noisy.encoder.width"),
+        ("rivals.noisy.evaluator=[nothing]", "which the run does not choose"),
+        ("rivals.noisy.tsk.batch_size=8", "rivals.noisy.task"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(tmp_path, override, words):
+    write_pictures(tmp_path / "pictures", 3)
+    result = mmgen("run", *RUN, QUIET, override, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rival_is_the_encoder_but_for_what_it_says():
+    task = {"name": "encoder", "batch_size": 32, "optimizer": {"name": "muon", "lr": 1e-2}}
+    config = {
+        "stages": {"encoder": {"task": task, "trainer": {"max_steps": 7}}},
+        "encoder": {"name": "clip", "width": 64},
+        "evaluator": {},
+        "rivals": {"small": {"encoder": {"width": 32}, "task": {"optimizer": {"lr": 1e-3}}}},
+    }
+    (rival,) = rivals(config)
+    assert rival.component["width"] == 32
+    assert rival.component["image_layers"] == 4
+    assert (rival.task["batch_size"], rival.task["optimizer"]["name"], rival.task["optimizer"]["lr"]) == (32, "muon", 1e-3)
+    assert rival.trainer["max_steps"] == 7
+    assert config["stages"]["encoder"]["task"]["optimizer"]["lr"] == 1e-2
