@@ -17,7 +17,7 @@ from mmgen.scenes.lexicon import thing
 from mmgen.scenes.marking import ATTRIBUTES, Verdict
 from mmgen.scenes.words import held_out_words
 
-CONTROLS = {"true": "true pictures", "noisy": "them with noise", "reconstructions": "reconstructions"}
+CONTROLS = {"true": "true pictures", "noisy": "noisy ones", "reconstructions": "reconstructions"}
 Row = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ class Judgements:
         """How often the judge is right about pictures that no generator drew."""
         numbers = []
         for control, what in CONTROLS.items():
-            what = what.replace("noise", f"noise of sigma {self.noise:g}")
+            what = f"true pictures with noise of sigma {self.noise:g}" if control == "noisy" else what
             note = f"the judge itself: {what} read all right, {self.where}"
             numbers.append(_finding(control, self._control(None, control), note))
         return numbers
