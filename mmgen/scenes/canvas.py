@@ -29,12 +29,11 @@ class Canvas:
         rounding to 256 levels."""
         rows = self._numbers(pieces)
         depth = max(map(len, pieces))
-        numbers = torch.zeros(len(pieces), depth, dtype=torch.long)
-        colours = torch.zeros(len(pieces), depth, 3)
-        for i, stack in enumerate(pieces):
-            if stack:
-                numbers[i, : len(stack)] = torch.tensor(rows[i])
-                colours[i, : len(stack)] = torch.tensor([layer.colour for layer in stack], dtype=torch.float32)
+        numbers = torch.tensor([row + [0] * (depth - len(row)) for row in rows])
+        colours = torch.tensor(
+            [[layer.colour for layer in stack] + [(0, 0, 0)] * (depth - len(stack)) for stack in pieces],
+            dtype=torch.float32,
+        )
         canvas = torch.tensor([BACKGROUNDS[name] for name in grounds], dtype=torch.float32)[:, :, None]
         canvas = canvas.expand(-1, -1, SIZE * SIZE).contiguous()
         for level in range(depth):

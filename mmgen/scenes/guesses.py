@@ -51,6 +51,15 @@ INSIDES_KEPT = 32  # hypotheses of a thing inside another that are looked at in 
 A, B = Thing("circle", "red"), Thing("square", "blue")  # any two
 
 
+def split_number(number: int, shape: Sequence[int]) -> list[int]:
+    """A place in a flattened table of this shape as its indices."""
+    found = []
+    for size in reversed(shape):
+        number, index = divmod(number, size)
+        found.append(index)
+    return found[::-1]
+
+
 class Slot:
     """Where one thing may stand.
 
@@ -214,7 +223,7 @@ def guess_counts(sheet: Sheet) -> list[list[Guess]]:
     totals = gains.clamp(max=0).sum(dim=1).flatten(1)
     found = []
     for i, number in enumerate(totals.argmin(dim=1).tolist()):
-        s, z, f, c = (int(n) for n in torch.unravel_index(torch.tensor(number), shape))
+        s, z, f, c = split_number(number, shape)
         own = gains[i, :, s, z, f, c].tolist()
         there = [cell for cell, gain in enumerate(own) if gain < 0] or [min(range(len(own)), key=own.__getitem__)]
         layout = tuple(cells()[cell].places[SIZES[z]][int(places[i, cell, s, z, f, c])] for cell in there)
@@ -229,6 +238,8 @@ def _odd_one(scene: Count, number: int, gains: Tensor, places: Tensor) -> str:
     best = int(gains.argmin())
     read = (SHAPES.index(scene.thing.shape), FILLS.index(scene.fill))
     rather = divmod(best, len(FILLS))
+    if rather == read:
+        return ""
     won = float(gains[read] - gains[rather])
 
     def drawn(s: int, f: int) -> list[Layer]:

@@ -80,10 +80,14 @@ def _bodies() -> Bodies:
 def pieces_of(found: Found, ground: str) -> list[Layer]:
     """Layers of a body with any parts, of which `Hybrid` takes only some."""
     body, place, parts = found
-    every = {part: layers(Hybrid(body, (part,), background=ground), (place,)) for part in PARTS if part in parts}
-    behind = [pair[0] for part, pair in every.items() if part in BEHIND]
-    before = [pair[1] for part, pair in every.items() if part not in BEHIND]
+    behind = [_part(part, place, ground) for part in PARTS if part in parts and part in BEHIND]
+    before = [_part(part, place, ground) for part in PARTS if part in parts and part not in BEHIND]
     return [*behind, Layer(body.shape, place, COLOURS[body.colour]), *before]
+
+
+@cache
+def _part(part: str, place: Place, ground: str) -> Layer:
+    return next(layer for layer in layers(Hybrid(A, (part,), background=ground), (place,)) if layer.form == part)
 
 
 def guess_hybrids(sheet: Sheet) -> list[list[Guess]]:

@@ -22,7 +22,7 @@ from mmgen.scenes.description import (
 )
 from mmgen.scenes.drawing import Layer, layers
 from mmgen.scenes.font import LETTERS
-from mmgen.scenes.guesses import NAMES, A, B, Guess, Weighed
+from mmgen.scenes.guesses import NAMES, A, B, Guess, Weighed, split_number
 from mmgen.scenes.layout import Layout, Place, layouts
 from mmgen.scenes.masks import SIZE, Masks, Sheet, masks_of
 
@@ -136,6 +136,8 @@ def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple
         ):
             own = gains[i, :, y, x, NAMES.index(colour)]
             other = int(own.argmin())
+            if other == s:
+                continue
             rather, read = ([_drawn(scene.transformation, SHAPES[n], place)[layer]] for n in (other, s))
             if is_another(float(own[s] - own[other]), rather, read, scene.background):
                 notes.append(f"{where} rather a {SHAPES[other]}")
@@ -151,7 +153,7 @@ def _single(sheet: Sheet, side: Side, gains: Tensor) -> list[Weighed]:
     values, numbers = gains.flatten(1).min(dim=1)
     found: list[Weighed] = []
     for value, number, ground in zip(values.tolist(), numbers.tolist(), sheet.grounds, strict=True):
-        o, s, y, x, c = (int(n) for n in torch.unravel_index(torch.tensor(number), gains.shape[1:]))
+        o, s, y, x, c = split_number(number, gains.shape[1:])
         place = side.places[y * gains.shape[4] + x]
         found.append((value, _scene(o, (Thing(SHAPES[s], NAMES[c]),), ground), (place,)))
     return found
@@ -222,7 +224,7 @@ def _written(sheet: Sheet, number: int, table: Tables) -> list[Weighed]:
     totals = torch.stack([best.values[:, chosen].sum(dim=1) for _, chosen in arrangements], dim=1).min(dim=1)
     found: list[Weighed] = []
     for i, ground in enumerate(sheet.grounds):
-        s, y, x, c = (int(n) for n in torch.unravel_index(places[i], copied.shape[1:]))
+        s, y, x, c = split_number(int(places[i]), copied.shape[1:])
         middle, chosen = arrangements[int(totals.indices[i])]
         letters = "".join(LETTERS[n] for n in best.indices[i, chosen].tolist())
         scene = Transformation("written", (Thing(SHAPES[s], NAMES[c]),), letters=letters, background=ground)

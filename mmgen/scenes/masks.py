@@ -18,6 +18,7 @@ from torch import Tensor
 from mmgen.scenes.description import BACKGROUNDS, COLOURS
 from mmgen.scenes.drawing import PART_COLOURS, Layer, coverage, grey, ink_on
 
+FAR = 0.03  # squared distance in RGB; that of white and cream is 0.047
 SIZE = 32  # pixels a side at which pictures are read; nothing in a scene is finer than 1.5 of them
 
 
@@ -115,9 +116,11 @@ class Sheet:
 
     @classmethod
     def of(cls, images: Tensor) -> Sheet:
-        """Pictures (B,3,S,S), with the background that is nearest to the median of their border."""
-        border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, 1:-1, 0], images[:, :, 1:-1, -1]], dim=2)
-        numbers = (border.median(dim=2).values[:, None] - GROUNDS).square().sum(dim=2).argmin(dim=1)
+        """Pictures (B,3,S,S), each with the background that most of its pixels are near to."""
+        # Not the border's alone: four large squares that stand outwards cover most of it in part. What is far from
+        # every background, as things are, counts for none.
+        far = (images[:, :, None] - GROUNDS.T[None, :, :, None, None]).square().sum(dim=1).clamp(max=FAR)
+        numbers = far.sum(dim=(2, 3)).argmin(dim=1)
         ground = GROUNDS[numbers]
         names = list(BACKGROUNDS)
         return cls(

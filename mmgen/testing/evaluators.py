@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from mmgen.protocols import Evaluator, Evidence, Finding, Findings, Needs, Setting
+from mmgen.protocols import Evaluator, Evidence, Finding, Findings, Needs, Sample, Setting
 from mmgen.testing.checks import require, require_random_state_kept, require_tensor, run
 from mmgen.testing.stand_ins import COLOURS, PLACES, caption_features, small_samples
 
@@ -25,23 +26,32 @@ class Subject:
     """An evaluator, and what it is given."""
 
     evaluator: Evaluator
+    samples: Sequence[Sample]
+
+    def setting(self) -> Setting:
+        """What it is told first."""
+        return setting(self.evaluator.needs, self.samples)
+
+    def evidence(self, chunk: slice) -> Evidence:
+        """What it asked for of these pictures."""
+        return evidence(self.evaluator.needs, chunk, self.samples[:COUNT])
 
     def judge(self, *chunks: slice) -> Findings:
         """Begins anew and goes through the evidence in these chunks."""
-        self.evaluator.begin(setting(self.evaluator.needs))
+        self.evaluator.begin(self.setting())
         for chunk in chunks or (slice(0, COUNT),):
-            self.evaluator.update(evidence(self.evaluator.needs, chunk))
+            self.evaluator.update(self.evidence(chunk))
         return self.evaluator.compute()
 
 
-def setting(needs: Needs) -> Setting:
-    """What an evaluator is told first: a dataset of bars, of which the first half is judged."""
-    samples = small_samples(2 * COUNT)
+def setting(needs: Needs, samples: Sequence[Sample]) -> Setting:
+    """What an evaluator is told first: a dataset of which the first half is judged."""
     fitted = dataclasses.replace(needs, reconstructions=False, drawings=0, redrawings=0)
+    more = small_samples(3 * COUNT)[2 * COUNT :]
     return Setting(
         split=needs.split,
         splits=("train", "val", needs.split),
-        evidence=lambda split: iter([evidence(fitted, slice(0, None), COUNT if split == "train" else 2 * COUNT)]),
+        evidence=lambda split: iter([evidence(fitted, slice(0, None), samples[COUNT:] if split == "train" else more)]),
         seed=1,
         codebook_size=CODES,
         all_images=torch.stack([sample["image"] for sample in samples]) if needs.all_pictures else None,
@@ -67,14 +77,13 @@ def features_of(images: Tensor) -> Tensor:
     return torch.nn.functional.normalize(adaptive_avg_pool2d(images, 3).flatten(1)[:, :16], dim=-1)
 
 
-def evidence(needs: Needs, chunk: slice, first: int = 0) -> Evidence:
-    """What an evaluator asked for and nothing else, of the pictures in a chunk of those from `first` on."""
+def evidence(needs: Needs, chunk: slice, samples: Sequence[Sample]) -> Evidence:
+    """What an evaluator asked for and nothing else, of the pictures in a chunk of `COUNT` samples."""
     source = torch.Generator().manual_seed(0)
-    samples = small_samples(first + COUNT)[first:]
     images = torch.stack([sample["image"] for sample in samples])
     features = caption_features([sample["caption"] for sample in samples])
     noise = torch.randn(features.shape, generator=source)
-    found = Evidence(samples=samples[chunk], images=images[chunk])
+    found = Evidence(samples=list(samples[chunk]), images=images[chunk])
     if needs.reconstructions:
         found.indices = indices_of(images)[chunk]
         found.reconstructions = (images + 0.05 * torch.rand(images.shape, generator=source)).clamp(0, 1)[chunk]
@@ -149,8 +158,8 @@ def chunks_make_no_difference(subject: Subject) -> None:
 
 def begin_forgets_what_was(subject: Subject) -> None:
     first = subject.judge()
-    subject.evaluator.begin(setting(subject.evaluator.needs))
-    subject.evaluator.update(evidence(subject.evaluator.needs, slice(0, 5)))
+    subject.evaluator.begin(subject.setting())
+    subject.evaluator.update(subject.evidence(slice(0, 5)))
     _require_same(first, subject.judge(), "begun anew")
 
 
@@ -162,9 +171,8 @@ def _require_same(one: Findings, other: Findings, when: str) -> None:
 
 
 def what_it_is_given_stays(subject: Subject) -> None:
-    needs = subject.evaluator.needs
-    given, kept = (evidence(needs, slice(0, COUNT)) for _ in range(2))
-    told, remembered = (setting(needs) for _ in range(2))
+    given, kept = (copy.deepcopy(subject.evidence(slice(0, COUNT))) for _ in range(2))
+    told, remembered = (subject.setting() for _ in range(2))
     subject.evaluator.begin(told)
     subject.evaluator.update(given)
     subject.evaluator.compute()
@@ -179,7 +187,7 @@ def what_it_is_given_stays(subject: Subject) -> None:
 
 
 def the_random_numbers_are_left_alone(subject: Subject) -> None:
-    copied = Subject(copy.deepcopy(subject.evaluator))
+    copied = Subject(copy.deepcopy(subject.evaluator), subject.samples)
     require_random_state_kept(copied.judge)
 
 
@@ -195,11 +203,13 @@ EVALUATOR_CHECKS = (
 )
 
 
-def check_evaluator(evaluator: Evaluator) -> list[str]:
+def check_evaluator(evaluator: Evaluator, samples: Sequence[Sample] | None = None) -> list[str]:
     """Checks an evaluator against `mmgen.protocols.Evaluator`.
 
     Args:
-        evaluator: an instance. The kit's pictures have the attributes `name` and `colour`.
+        evaluator: an instance.
+        samples: 48 of your own, where it needs what the kit's lack; those are bars with the attributes `name` and
+            `colour`. The first half is judged.
 
     Returns:
         The names of the checks.
@@ -207,4 +217,6 @@ def check_evaluator(evaluator: Evaluator) -> list[str]:
     Raises:
         Nonconforming: an AssertionError that names every check that failed and what it found.
     """
-    return run(evaluator, Subject(evaluator), EVALUATOR_CHECKS)
+    if samples is not None and len(samples) != 2 * COUNT:
+        raise ValueError(f"the kit judges half of {2 * COUNT} samples, got {len(samples)}")
+    return run(evaluator, Subject(evaluator, samples or small_samples(2 * COUNT)), EVALUATOR_CHECKS)
