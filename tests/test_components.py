@@ -115,9 +115,15 @@ def build(kind: str, name: str, place: Path) -> Any:
     return registry.build(kind, {"name": name, **required}, **runtime.get(kind, {}))
 
 
+def _samples(dataset: str, count: int) -> list[Sample]:
+    built = registry.build("dataset", {"name": dataset})
+    return [built[i] for i in range(count)]
+
+
 # Evaluators that need what the kit's samples lack.
 SAMPLES: dict[str, Callable[[], list[Sample]]] = {
     "scene_judge": lambda: [Scenes(num_samples=48)[i] for i in range(48)],
+    "emoji_judge": lambda: _samples("emoji_scenes", 48),
 }
 
 

@@ -33,6 +33,12 @@ RELATIONS = {  # the four ways to say where the first stands; a scene is kept as
     "left of": ("left of", "to the left of", "right of", "to the right of"),
     "above": ("above", "over", "below", "under"),
 }
+PLACES = {  # centres in 1/32 of the side, and the axis along which each is moved
+    "left of": ((8, 16, "y"), (24, 16, "y")),
+    "above": ((16, 8, "x"), (16, 24, "x")),
+    "three": ((8, 8, ""), (24, 8, ""), (16, 24, "x")),
+}
+MOVED = 2  # by up to so many 1/32 of the side
 
 
 def is_held_out(names: Sequence[str]) -> bool:
@@ -101,7 +107,7 @@ class EmojiScenes:
             split: range(start, start + size) for (split, size), start in zip(sizes.items(), starts, strict=False)
         }
         self.ids = [f"{split}-{number}" for split, size in sizes.items() for number in range(size)]
-        self._side = 15 * image_size // 32
+        self._side = emoji_side(image_size)
         self.pictures = emoji_pictures(self._side)
         pixels = torch.stack(list(self.pictures.values())).mul(255).round().byte()
         digest = hashlib.sha256(pixels.numpy().tobytes())
@@ -116,7 +122,7 @@ class EmojiScenes:
         centres = _places(relation, dice)
         image = torch.ones(3, self.image_size, self.image_size)
         for name, (x, y) in zip(names, centres, strict=True):
-            left, top = (round(at * self.image_size / 32 - self._side / 2) for at in (x, y))
+            left, top = (first_pixel(at, self.image_size) for at in (x, y))
             image[:, top : top + self._side, left : left + self._side] = self.pictures[name]
         said = captions(names, relation, turned)
         return {
@@ -146,6 +152,16 @@ class EmojiScenes:
                 break
         relation = "three" if three else ("left of", "above")[dice.random() < 0.5]
         return names, relation, dice.random() < 0.5, dice
+
+
+def emoji_side(image_size: int) -> int:
+    """How many pixels wide and high an emoji is."""
+    return 15 * image_size // 32
+
+
+def first_pixel(centre: float, image_size: int) -> int:
+    """Where an emoji begins whose centre is at so many 1/32 of the side, along either axis."""
+    return round(centre * image_size / 32 - emoji_side(image_size) / 2)
 
 
 def emoji_pictures(side: int) -> dict[str, Tensor]:
@@ -181,10 +197,9 @@ def captions(names: Sequence[str], relation: str, turned: bool = False) -> list[
 
 
 def _places(relation: str, dice: random.Random) -> list[tuple[float, float]]:
-    """Centres in 1/32 of the side: the two in halves of their own, moved by up to two pixels."""
-    across = [int(dice.random() * 5) - 2 for _ in range(3)]
-    if relation == "left of":
-        return [(8, 16 + across[0]), (24, 16 + across[1])]
-    if relation == "above":
-        return [(16 + across[0], 8), (16 + across[1], 24)]
-    return [(8, 8), (24, 8), (16 + across[2], 24)]
+    """Centres in 1/32 of the side, each moved along its axis."""
+    across = [int(dice.random() * (2 * MOVED + 1)) - MOVED for _ in range(3)]
+    return [
+        (x + by * (axis == "x"), y + by * (axis == "y"))
+        for (x, y, axis), by in zip(PLACES[relation], across, strict=False)
+    ]
