@@ -51,6 +51,15 @@ def _restore_signals(before: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
+def _same_filters(before: list[Any], after: list[Any]) -> bool:
+    """Libraries add filters about warnings of their own, or of one text; only those that concern everybody count."""
+    kept = [
+        [f for f in filters if f[1] is None and f[3] is None and f[2].__module__ == "builtins"]
+        for filters in (before, after)
+    ]
+    return kept[0] == kept[1]
+
+
 def _filters(before: list[Any]) -> None:
     warnings.filters[:] = before  # type: ignore[index]
     warnings._filters_mutated()  # type: ignore[attr-defined]  # else what was decided under the others stays so
@@ -59,7 +68,7 @@ def _filters(before: list[Any]) -> None:
 PLAIN = (
     Guard("os.environ", lambda: dict(os.environ), _environment),
     Guard("the working directory", os.getcwd, os.chdir),
-    Guard("warnings.filters", lambda: list(warnings.filters), _filters),
+    Guard("warnings.filters", lambda: list(warnings.filters), _filters, _same_filters),
     Guard("warnings.showwarning", lambda: warnings.showwarning, lambda f: setattr(warnings, "showwarning", f)),
     Guard("the root logger's level", lambda: logging.getLogger().level, lambda n: logging.getLogger().setLevel(n)),
     Guard("the root logger's handlers", lambda: list(logging.getLogger().handlers), _handlers),

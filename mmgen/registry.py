@@ -67,7 +67,7 @@ class Component:
         """
         self._refuse_other_api()
         try:
-            with self._alone("is imported"):
+            with self.alone("is imported"):
                 return EntryPoint(name=self.name, value=self.value, group=f"mmgen.{self.kind}").load()
         except (KeyboardInterrupt, GeneratorExit):
             raise
@@ -100,8 +100,8 @@ class Component:
                 fix=f"pip install --upgrade {behind}",
             )
 
-    def _alone(self, doing: str, random_numbers: bool = True) -> AbstractContextManager[None]:
-        """Keeps a plugin's hands off what all share; mmgen's own are tested not to need it."""
+    def alone(self, doing: str, random_numbers: bool = True) -> AbstractContextManager[None]:
+        """Keeps a plugin's hands off what all share, while it is `doing`; mmgen's own are tested not to need it."""
         if self.distribution == OURS:
             return nullcontext()
         return alone(f"{self.kind} {quoted(self.name)} of {self.owner}", doing, random_numbers=random_numbers)
@@ -268,7 +268,7 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
             wanted = ", ".join(BUILD_ARGUMENTS[kind]) or "its options only"
             raise component.unfit(f"takes no argument {quoted(name)}", f"every {kind} is built with {wanted}")
     try:
-        with component._alone("is built", random_numbers=False):  # weights may be drawn at random
+        with component.alone("is built", random_numbers=False):  # weights may be drawn at random
             return target(**options, **runtime)
     except MmgenError:
         raise
@@ -279,6 +279,16 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
             code="MMG-C04",
             where=kind,
             fix=f"mmgen plugins info {component.name} lists the options",
+        ) from error
+    except Exception as error:
+        if component.distribution == OURS:
+            raise
+        raise PluginError(
+            f"{kind} {quoted(component.name)} of {component.owner} cannot be built",
+            code="MMG-P07",
+            where=component.value,
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            fix=f"mmgen plugins check {component.name}",
         ) from error
 
 

@@ -13,7 +13,7 @@ from mmgen.tracking.run_files import read_run
 
 
 def summary(run_dir: str | Path, width: int = 100) -> str:
-    """The headline figures of a run as a plain table, and which evaluators stood aside and why.
+    """The headline figures of a run as a plain table, and which evaluators stood aside or failed, and why.
 
     Args:
         run_dir: of `mmgen run`. Without an evaluation the text is empty.
@@ -44,6 +44,8 @@ def summary(run_dir: str | Path, width: int = 100) -> str:
     for evaluation in run.evaluations:
         if evaluation.stood_aside:
             console.print(_plain(f"{evaluation.name} stood aside: {evaluation.stood_aside}"))
+        if evaluation.failed:
+            console.print(_plain(f"{evaluation.name} failed: {evaluation.failed}"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
