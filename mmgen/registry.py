@@ -22,6 +22,7 @@ from typing import Any
 
 from mmgen import api
 from mmgen.errors import ConfigError, ConfigErrors, MmgenError, PluginError, quoted
+from mmgen.isolation import PluginWarning as PluginWarning
 from mmgen.isolation import alone
 from mmgen.options import MISSING, Option, check, options_of, plain
 from mmgen.spelling import nearest
