@@ -39,6 +39,15 @@ def test_a_plugin_made_for_another_api_is_told_before_it_is_imported(
     assert registry.build("sampler", {"name": "autoregressive"})
 
 
+def test_the_message_is_the_one_on_the_page(install: Install):
+    page = (Path(__file__).parents[1] / "docs" / "plugins" / "promise.md").read_text(encoding="utf-8")
+    entries = {"mmgen.dataset": {"squares": "mmgen_squares:Squares"}, "mmgen.api": {"2": "mmgen_squares"}}
+    install("mmgen-squares", entries, {"mmgen_squares.py": "raise SystemExit"}, version="0.1")
+    with pytest.raises(PluginError) as caught:
+        registry.build("dataset", {"name": "squares"})
+    assert f"```text\n{caught.value.render()}\n```" in page
+
+
 @pytest.mark.parametrize("declared", [[], [str(api.API_VERSION)], [str(api.API_VERSION), "99"]])
 def test_one_made_for_this_api_and_one_that_says_nothing_are_used(install: Install, declared: list[str]):
     entries = {"mmgen.sampler": {"fits": "fits_mod:Fits"}, "mmgen.api": dict.fromkeys(declared, "fits_mod")}
