@@ -63,15 +63,35 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def plugins(session: nox.Session) -> None:
-    """Plugins as a third party's: mmgen and each of them installed from wheels, checked and tested."""
-    session.install(".", *(wanted for wanted in DEV if wanted.startswith("pytest")))
-    session.install(*map(str, PLUGINS))
-    named = ("efficientnet", "open_clip", "regex")  # what plugins' tests compare with
-    session.install("--no-deps", *(wanted for wanted in REFERENCES if wanted.startswith(named)))
-    session.run("mmgen", "plugins", "check")
-    for plugin in PLUGINS:
-        if (plugin / "tests").is_dir():
-            session.run("pytest", str(plugin / "tests"), env=ENV)
+    """Each plugin alone, as a third party's: `nox -s plugins -- mmgen-colours` takes one. mmgen is installed from a
+    wheel; over it, in an environment of its own, one plugin with what it requires is checked and tested."""
+    session.install(".", *(wanted for wanted in DEV if wanted.startswith(("pytest", "setuptools"))))
+    chosen = [plugin for plugin in PLUGINS if not session.posargs or plugin.name in session.posargs]
+    if not chosen:
+        session.error(f"no plugin is called {session.posargs}; there are {[plugin.name for plugin in PLUGINS]}")
+    for plugin in chosen:
+        python = over(session, Path(session.create_tmp()).resolve() / plugin.name)
+        shutil.rmtree(plugin / "build", ignore_errors=True)
+        pip = ("python", "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check")
+        session.run(*pip, str(plugin))
+        compared = {"mmgen-imagenet": "efficientnet", "mmgen-openclip": ("open_clip", "regex")}.get(plugin.name, ())
+        if named := [wanted for wanted in REFERENCES if compared and wanted.startswith(compared)]:
+            session.run(*pip, "--no-deps", *named)  # what its tests compare with
+        listed = str(session.run(python, "-m", "mmgen.cli", "plugins", "list", external=True, silent=True))
+        if found := [other.name for other in PLUGINS if other != plugin and f" {other.name} " in listed]:
+            session.error(f"{plugin.name} is not alone, beside it lie {found}")
+        session.run(python, "-m", "mmgen.cli", "plugins", "check", external=True)
+        session.run(python, "-m", "pytest", str(plugin / "tests"), external=True, env=ENV)
+
+
+def over(session: nox.Session, path: Path) -> str:
+    """A new environment in which the session's packages are seen; gives its Python."""
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(path), silent=True)
+    below = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    packages = str(session.run("python", "-c", below, silent=True)).strip()
+    own = str(session.run(str(path / "bin" / "python"), "-c", below, external=True, silent=True)).strip()
+    Path(own, "below.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+    return str(path / "bin" / "python")
 
 
 @nox.session

@@ -2,7 +2,8 @@
 
 Letters: B batch, T text positions, N = h·w image positions, H W pixels, D features, V ids of a vocabulary.
 A component is a class named by an entry point in the group `mmgen.<kind>`; its keyword arguments are its options. What
-one part sets for another (`BUILD_ARGUMENTS`) is handed over when it is built and is never an option.
+one part sets for another (`BUILD_ARGUMENTS`) is handed over when it is built and is never an option. These are the
+contracts of plugin API `API_VERSION`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
+from mmgen.api import API_VERSION as API_VERSION
 from mmgen.stream import KVCache, TokenStream
 
 

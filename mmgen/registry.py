@@ -14,12 +14,16 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import Any
 
+from mmgen import api
 from mmgen.errors import ConfigError, ConfigErrors, MmgenError, PluginError, quoted
+from mmgen.isolation import PluginWarning as PluginWarning
+from mmgen.isolation import alone
 from mmgen.options import MISSING, Option, check, options_of, plain
 from mmgen.spelling import nearest
 
@@ -57,13 +61,15 @@ class Component:
         return f"{self.distribution} {self.version}".strip()
 
     def load(self) -> Any:
-        """Imports it.
+        """Imports it. What the import changes for everyone else is put back, with a warning.
 
         Raises:
-            PluginError: whatever the import raised, with the distribution and the cause.
+            PluginError: it was made for another plugin API; or whatever the import raised, with the cause.
         """
+        self._refuse_other_api()
         try:
-            return EntryPoint(name=self.name, value=self.value, group=f"mmgen.{self.kind}").load()
+            with self.alone("is imported"):
+                return EntryPoint(name=self.name, value=self.value, group=f"mmgen.{self.kind}").load()
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a plugin may raise anything when imported, SystemExit included
@@ -78,6 +84,28 @@ class Component:
                 why=f"{type(error).__name__}: {error}".splitlines()[0],
                 fix=fix,
             ) from error
+
+    @property
+    def other_api(self) -> str:
+        """Why it cannot be used with this version of the plugin API; empty where it can. Read from metadata."""
+        return "" if self.distribution == OURS else api.unfit(api.declared(self.distribution))
+
+    def _refuse_other_api(self) -> None:
+        if why := self.other_api:
+            behind = OURS if api.newer(api.declared(self.distribution)) else self.distribution
+            raise PluginError(
+                f"{self.kind} {quoted(self.name)} of {self.owner} is made for another mmgen",
+                code="MMG-P06",
+                where=self.value,
+                why=why,
+                fix=f"pip install --upgrade {behind}",
+            )
+
+    def alone(self, doing: str, random_numbers: bool = True) -> AbstractContextManager[None]:
+        """Keeps a plugin's hands off what all share, while it is `doing`; mmgen's own are tested not to need it."""
+        if self.distribution == OURS:
+            return nullcontext()
+        return alone(f"{self.kind} {quoted(self.name)} of {self.owner}", doing, random_numbers=random_numbers)
 
     def options(self) -> dict[str, Option]:
         """Its options, by name, as its signature says; imports it.
@@ -241,7 +269,8 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
             wanted = ", ".join(BUILD_ARGUMENTS[kind]) or "its options only"
             raise component.unfit(f"takes no argument {quoted(name)}", f"every {kind} is built with {wanted}")
     try:
-        return target(**options, **runtime)
+        with component.alone("is built", random_numbers=False):  # weights may be drawn at random
+            return target(**options, **runtime)
     except MmgenError:
         raise
     except ValueError as error:  # a range or a combination that only the component can judge
@@ -251,6 +280,16 @@ def build(kind: str, config: Mapping[str, Any], *, trusted: bool = True, **runti
             code="MMG-C04",
             where=kind,
             fix=f"mmgen plugins info {component.name} lists the options",
+        ) from error
+    except Exception as error:
+        if component.distribution == OURS:
+            raise
+        raise PluginError(
+            f"{kind} {quoted(component.name)} of {component.owner} cannot be built",
+            code="MMG-P07",
+            where=component.value,
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            fix=f"mmgen plugins check {component.name}",
         ) from error
 
 

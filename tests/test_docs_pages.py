@@ -21,7 +21,8 @@ from mmgen.options import Option, options_of
 from mmgen.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
-OURS = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")), *ROOT.glob("docs/*.md")]
+ABOUT = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
+OURS = [*ABOUT, *ROOT.glob("docs/*.md"), *ROOT.glob("docs/plugins/*.md")]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
     for page in sorted([*OURS, *ROOT.glob("plugins/*/README.md")])
@@ -121,6 +122,9 @@ def test_commands_compose(line: str, beside: Path):
     if command == "plugins":
         action, *names = rest
         assert action in plugins.ACTIONS
+        if action == "new":
+            assert names[0] in registry.KINDS
+            return
         assert all(plugins.named(name) for name in names)
         return
     arguments = cli.sort(rest)

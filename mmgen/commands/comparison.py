@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.source import fresh_directory
 from mmgen.errors import ConfigError, MmgenError, quoted
 from mmgen.files import write_json
@@ -53,7 +54,7 @@ def several(config: Mapping[str, Any], judge: Callable[[str], Path], rival: Call
     page = write_comparison(out, option, compared)
     _print(option, compared)
     print(f"comparison: {page}")
-    return 0
+    return FAILED_PARTS if any(e.failed for one in compared for e in one.evaluations) else 0
 
 
 def _options(run: str) -> dict[str, Any]:

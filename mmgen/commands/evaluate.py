@@ -13,6 +13,7 @@ from typing import Any
 
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
+from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.comparison import several
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.source import fresh_directory, open_model, pretrained, refuse_in_use
@@ -21,7 +22,7 @@ from mmgen.errors import CheckpointError, ConfigError, DataError
 from mmgen.files import read_json
 from mmgen.loading import PARTS
 from mmgen.progress import Bar
-from mmgen.protocols import TokenDataset
+from mmgen.protocols import Needs, TokenDataset
 from mmgen.runs.directory import RunDirectory
 from mmgen.text_to_image import TextToImage
 from mmgen.tracking.summary import summary
@@ -42,7 +43,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     out = _judge(config)
     print(summary(out))
     print(f"evaluation: {out / 'evaluation.json'}")
-    return 0
+    return failures(out)
 
 
 def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
@@ -55,8 +56,7 @@ def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
     like = source or beside
     recorded = _recorded(like)
     chosen = _chosen(config, recorded)
-    for options in chosen["evaluator"].values():
-        registry.build("evaluator", options)  # a mistake is told before anything is read
+    needs_of(chosen["evaluator"])  # a mistake is told before anything is read
     pictures = _pictures(chosen["dataset"], trusted=config["dataset"] is not None)
     _check_size(model, pictures)
     about = {
@@ -75,11 +75,37 @@ def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
     return out
 
 
+def needs_of(evaluators: dict[str, Any]) -> list[Needs]:
+    """What each evaluator needs, as it says when it is built.
+
+    Raises:
+        ConfigError, PluginError: it cannot be built, or says nothing of the kind.
+    """
+    found = []
+    for options in evaluators.values():
+        needs = getattr(registry.build("evaluator", options), "needs", None)
+        if not isinstance(needs, Needs):
+            raise registry.find("evaluator", options["name"]).unfit("says not what it needs", f"needs is {needs!r:.80}")
+        found.append(needs)
+    return found
+
+
+def failures(out: Path) -> int:
+    """The exit code of an evaluation: 4 where an evaluator, or drawing, failed."""
+    found = read_json(out / "evaluation.json", trusted=True)
+    failed = found.get("failed") or {}
+    for name in failed.keys() - found["findings"].keys():
+        print(f"{name} failed: {failed[name]}")
+    if failed:
+        print(f"tracebacks: {out / 'error.log'}")
+    return FAILED_PARTS if failed else 0
+
+
 def _needed(config: dict[str, Any]) -> tuple[str, ...]:
     """The parts that the newest run must have, where none is named: all, unless the evaluators say less."""
     if not config["evaluator"]:
         return PARTS
-    needs = [registry.build("evaluator", options).needs for options in config["evaluator"].values()]
+    needs = needs_of(config["evaluator"])
     draws = any(need.drawings or need.redrawings for need in needs)
     if draws:
         return PARTS
@@ -89,7 +115,7 @@ def _needed(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _refuse_nothing(findings: dict[str, Any]) -> None:
-    """An evaluation that found nothing is an error, and leaves nothing."""
+    """An evaluation in which every evaluator stood aside is an error, and leaves nothing."""
     reasons = [f"{name}: {found['stood_aside']}" for name, found in findings.items() if found["stood_aside"]]
     if reasons and len(reasons) == len(findings):
         raise DataError(

@@ -6,6 +6,7 @@ Letters: B pictures judged, n drawings of each, M pictures of the dataset.
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmgen import registry
+from mmgen.commands.attempts import Attempts
 from mmgen.commands.rivals import Rival
 from mmgen.commands.showing import Shown
 from mmgen.commands.subject import Subject
@@ -28,6 +30,8 @@ from mmgen.samplers.region import Region
 from mmgen.text_to_image import TextToImage
 
 CHUNK = 256  # pictures of evidence handed over at once
+DRAWING = "(drawing)"  # what fails where a sampler does; no evaluator is called so
+NOTHING: dict[str, Any] = {"numbers": [], "tables": {}, "pictures": {}, "stood_aside": None, "failed": None}
 
 
 class Evaluation:
@@ -68,20 +72,28 @@ class Evaluation:
         self._seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
-        """Draws, judges, writes pictures and evaluation.json; gives what each evaluator found, as it stands there."""
-        findings = self.judge()
+        """Draws, judges, writes pictures and evaluation.json; gives what each evaluator found, as it stands there.
+
+        An evaluator that raises is told there, as `failed`, and the others are not hurt. Where drawing itself raised
+        what nobody foresaw, those that need drawings have failed.
+        """
+        attempts = Attempts(self.directory.path / "error.log")
+        findings = self.judge(attempts)
         for rival, model in self.rivals:
             chosen = {rival.figures(name): self.config["evaluator"][name] for name in rival.evaluators}
-            judging = Evaluation(
-                model, self.pictures, self.directory, {**self.config, "evaluator": chosen}, shows=False
-            )
-            findings |= judging.judge()
+            own = {**self.config, "evaluator": chosen}
+            judging = Evaluation(model, self.pictures, self.directory, own, shows=False)
+            findings |= judging.judge(attempts)
             self._seconds |= judging._seconds
+        undrawn = attempts.failed.get(DRAWING)
         result: dict[str, Any] = {**self.about, "findings": findings}
+        if attempts.failed:
+            result["failed"] = attempts.failed
         if self.shows:
             count = int(self.config["drawing"]["num_images"])
+            drawn = {} if undrawn else {caption: self._drawings[caption, count] for caption in self._sheet}
             result |= {
-                "drawings": self.shown.sheet({caption: self._drawings[caption, count] for caption in self._sheet}),
+                "drawings": [] if undrawn else self.shown.sheet(drawn),
                 "classified": self.shown.classified(),
                 "reconstructions": self.shown.reconstructions(),
             }
@@ -89,23 +101,39 @@ class Evaluation:
         write_json(self.directory.path / "evaluation.json", result)
         return findings
 
-    def judge(self) -> dict[str, Any]:
+    def judge(self, attempts: Attempts) -> dict[str, Any]:
         """Draws what the evaluators need, and judges; what each of them found, with its pictures written."""
-        evaluators = {name: registry.build("evaluator", options) for name, options in self.config["evaluator"].items()}
-        reasons = {name: self.subject.aside(evaluator.needs) for name, evaluator in evaluators.items()}
-        judged = {name: evaluator for name, evaluator in evaluators.items() if reasons[name] is None}
-        self._draw_all(judged)
+        chosen = self.config["evaluator"]
+        built = {name: attempts.of(name, registry.build, "evaluator", options) for name, options in chosen.items()}
+        reasons = {name: attempts.of(name, self._aside, evaluator) for name, evaluator in built.items()}
+        judged: dict[str, Evaluator] = {
+            name: evaluator
+            for name, evaluator in built.items()
+            if evaluator is not None and reasons[name] is None and name not in attempts.failed
+        }
+        attempts.of(DRAWING, self._draw_all, judged, foreseen=False)
+        undrawn = attempts.failed.get(DRAWING)
         findings: dict[str, Any] = {}
-        for name in evaluators:
-            if reason := reasons[name]:
-                findings[name] = {"numbers": [], "tables": {}, "pictures": {}, "stood_aside": reason}
-            else:
-                findings[name] = self._stored(name, self._timed(name, self._judge, judged[name]))
+        for name in built:
+            failed = undrawn if name in judged and _draws(judged[name].needs) else None
+            found = attempts.of(name, self._found, name, judged[name]) if name in judged and not failed else None
+            failed = attempts.failed.get(name, failed)
+            findings[name] = found or {**NOTHING, "stood_aside": reasons[name], "failed": failed}
         return findings
 
     @property
     def _sheet(self) -> list[str]:
         return self.shown.captions() if self.shows else []
+
+    def _aside(self, evaluator: Evaluator) -> str | None:
+        return self.subject.aside(evaluator.needs)
+
+    def _found(self, name: str, evaluator: Evaluator) -> dict[str, Any]:
+        """What an evaluator found, as evaluation.json holds it."""
+        with registry.find("evaluator", self.config["evaluator"][name]["name"]).alone("judges"):
+            found = self._stored(name, self._timed(name, self._judge, evaluator))
+        json.dumps(found, allow_nan=False)  # what no file can hold is this evaluator's failure, not everyone's
+        return found
 
     # ---- what each evaluator gets
 
@@ -238,6 +266,7 @@ class Evaluation:
             "pictures": pictures,
             "depends_on": list(findings.depends_on),
             "stood_aside": findings.stood_aside,
+            "failed": None,
         }
 
     def _timed(self, name: str, function: Any, *arguments: Any) -> Any:
@@ -248,6 +277,10 @@ class Evaluation:
 
 
 Redrawn = tuple[int, float, float]  # how many of each picture, from which share of its height and width on
+
+
+def _draws(needs: Needs) -> bool:
+    return bool(needs.drawings or needs.redrawings)
 
 
 def _redrawn(needs: Needs) -> Redrawn:

@@ -134,9 +134,19 @@ PAGES = {
         ("Nothing is trained, and no GPU is needed. Prices are yours to set: price=2.5",),
     ),
     "plugins": Page(
-        "list installed components, show one's options, check whether it can be imported",
-        "list | info NAME | check [NAME]",
-        ("mmgen plugins list", "mmgen plugins info transformer", "mmgen plugins check"),
+        "list installed components, show one's options, check whether it keeps its contract, make a new one",
+        "list | info NAME | check [NAME [KEY=VALUE]…] | new KIND NAME [DIRECTORY]",
+        (
+            "mmgen plugins list",
+            "mmgen plugins info transformer",
+            "mmgen plugins check vq",
+            "mmgen plugins new dataset stripes",
+        ),
+        (
+            "NAME is a component's, KIND/NAME, or a distribution's; check without one imports every component.",
+            "check runs every check of mmgen.testing, with these options; it exits with 4 where one fails, 8 where the",
+            "component cannot be imported or built.",
+        ),
     ),
 }
 RULE = """\
@@ -156,6 +166,9 @@ def overview() -> str:
             "Trains, samples and judges text-to-image models on discrete tokens.",
             "",
             *commands,
+            "",
+            "installed components (KIND=NAME):",
+            *(f"  {kind:<9}  {', '.join(registry.choices(kind)) or '-'}" for kind in registry.KINDS),
             "",
             "  mmgen COMMAND --help     options and an example",
             "  mmgen --version",

@@ -23,13 +23,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mmgen.commands import composition, starting
+from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.mistakes import translate
 from mmgen.commands.overrides import swept
 from mmgen.commands.places import places
 from mmgen.errors import MmgenError
 
 TRAINING = ("run", "train")  # the commands that may take several processes
-FAILED_PARTS = 4  # the exit code of a sweep in which a job failed
 
 
 class JobFailed(Exception):

@@ -1,4 +1,5 @@
-"""`mmgen plugins list | info NAME | check [NAME]`: what is installed, what it can be told, whether it can be imported.
+"""`mmgen plugins list | info NAME | check [NAME] | new KIND NAME`: what is installed, what it can be told, whether it
+keeps its contract, and a new one to begin with.
 
 `list` reads metadata and source text and imports nothing; `info` imports the components it is asked for; `check`
 imports each in a process of its own, so that one that crashes or hangs is only reported.
@@ -6,27 +7,23 @@ imports each in a process of its own, so that one that crashes or hangs is only 
 
 from __future__ import annotations
 
-import ast
-import inspect
-import subprocess
-import sys
-from importlib.machinery import ModuleSpec, PathFinder
+import importlib
+import time
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 
-from mmgen import registry
-from mmgen.commands.help import key_line, page, table
-from mmgen.errors import ConfigError, MmgenError, PluginError
+from mmgen import api, registry
+from mmgen.commands.help import page, table
+from mmgen.commands.plugin_flaws import file_of, flaw
+from mmgen.commands.words import option_lines, summary
+from mmgen.errors import ConfigError
 from mmgen.registry import Component
 from mmgen.spelling import nearest
 
-ACTIONS = ("list", "info", "check")
-PATIENCE = 20  # seconds that a component may take to be imported
+ACTIONS = ("list", "info", "check", "new")
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit code: 8 where `check` finds something broken."""
+    """Gives the exit code: where `check` finds something broken, 8, or nonconforming, 4."""
     action, *names = arguments or ["list"]
     if "--help" in arguments or "-h" in arguments:
         print(page("plugins", []))
@@ -48,7 +45,17 @@ def main(arguments: list[str]) -> int:
     if action == "info":
         print("\n\n".join(info(component) for name in names for component in named(name)))
         return 0
-    return check([c for name in names for c in named(name)] if names else everything())
+    if action == "new":
+        from mmgen.commands.plugin_new import new
+
+        print(new(names))
+        return 0
+    from mmgen.commands.plugin_checks import check, imports
+
+    if not names:
+        return imports(everything())
+    values = [name for name in names if "=" in name]
+    return check([c for name in names if name not in values for c in named(name)], values)
 
 
 def everything() -> list[Component]:
@@ -57,7 +64,7 @@ def everything() -> list[Component]:
 
 
 def named(name: str) -> list[Component]:
-    """The components of a name, or of "kind/name"; one name may be used in several kinds.
+    """The components of a name, of "kind/name", or of a distribution; one name may be used in several kinds.
 
     Raises:
         ConfigError: there is none.
@@ -69,6 +76,7 @@ def named(name: str) -> list[Component]:
         raise registry.unknown_option("kind", kind, list(registry.KINDS))
     known = {k: registry.choices(k) for k in kinds}
     found = [registry.find(k, short) for k in kinds if short.partition("@")[0] in registry.components(k)]
+    found = found or [c for c in everything() if registry.normal(c.distribution) == registry.normal(name)]
     if not found:
         raise registry.unknown_option(
             kind or "component", short, sorted({n for names in known.values() for n in names})
@@ -79,12 +87,12 @@ def named(name: str) -> list[Component]:
 def listing() -> list[str]:
     """A table of all components; nothing is imported, so only what the source text shows is known to be broken."""
     registry.refuse_foreign()
-    rows: list[tuple[str, ...]] = [("kind", "name", "distribution", "")]
+    rows: list[tuple[str, ...]] = [("kind", "name", "distribution", "file", "")]
     for component in everything():
         clash = "@" in component.name
-        cause = flaw(component.value)
+        cause = component.other_api or flaw(component.value)
         note = f"broken: {cause}" if cause else "clash: choose it by this name" if clash else ""
-        rows.append((component.kind, component.name, component.owner, note))
+        rows.append((component.kind, component.name, component.owner, component.value.partition(":")[0], note))
     packages = sorted(
         {
             (what, e.value, e.dist.name if e.dist else "")
@@ -95,103 +103,48 @@ def listing() -> list[str]:
     return [*table(rows), *(f"{what}  {package} of {owner}" for what, package, owner in packages)]
 
 
-def flaw(value: str) -> str:
-    """Why `module:Class` cannot be imported, as far as the files show it; empty when nothing is seen.
-
-    Seen are a missing or unparsable module, a top-level import of what is not installed, a name that nothing defines.
-    """
-    module, _, name = value.partition(":")
-    file = _file(module)
-    if file is None:
-        return f"no module {module}"
-    if file.suffix != ".py":
-        return ""
-    try:
-        tree = ast.parse(file.read_bytes(), str(file))
-    except (SyntaxError, ValueError) as error:
-        return f"SyntaxError: {error}"
-    for target in _imported(tree):
-        if _top(target) is None:
-            return f"no module {target}"
-    words = {getattr(node, field, None) for node in ast.walk(tree) for field in ("name", "asname", "id")}
-    unknowable = words & {"*", "__getattr__"}
-    return "" if unknowable or name.partition(".")[0] in words else f"{module} defines no {name}"
-
-
-def _imported(tree: ast.Module) -> list[str]:
-    """The modules that are imported unconditionally when the file is."""
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append(node.module)
-    return found
-
-
-def _top(module: str) -> ModuleSpec | None:
-    """The spec of a module's top-level package, which is not imported for that."""
-    try:
-        return find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
-
-
-def _file(module: str) -> Path | None:
-    """A module's file, found without importing its packages; None where there is none."""
-    spec = _top(module)
-    for part in module.split(".")[1:]:
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
-    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
-
-
 def info(component: Component) -> str:
-    """A component's page: where it comes from, what it does, its options. Imports it.
+    """A component's page: where it comes from, what it does, its options and what the docstring says of them. Imports
+    it.
 
     Raises:
         PluginError: it is broken.
     """
-    options = component.options()
-    target = component.load()
-    text = inspect.getdoc(target) or "no docstring"
+    seconds = import_seconds(component)
+    options, target = component.options(), component.load()
     build = ", ".join(registry.BUILD_ARGUMENTS[component.kind])
-    lines = [f"{component.kind} {component.name}, {component.value}, of {component.owner}", "", text, "", "options:"]
-    lines += [key_line(f"{component.kind}.{name}", option) for name, option in options.items()] or ["  none"]
-    return "\n".join([*lines, *([f"set by other parts: {build}"] if build else [])])
+    return "\n".join(
+        [
+            *heading(component),
+            f"  import  {seconds:.2f} s beyond torch's",
+            "",
+            summary(target),
+            "",
+            "options:",
+            *option_lines(options, target, f"{component.kind}."),
+            *([f"set by other parts: {build}"] if build else []),
+        ]
+    )
 
 
-def check(components: list[Component]) -> int:
-    """Imports each and reads its options, each in a process of its own; 8 if one is broken."""
-    rows: list[tuple[str, ...]] = []
-    failed = False
-    for component in components:
-        cause = _trial(component)
-        failed = failed or bool(cause)
-        rows.append((component.kind, component.name, component.owner, f"broken: {cause}" if cause else "ok"))
-    print("\n".join(table(rows)))
-    return PluginError.exit_code if failed else 0
+def heading(component: Component) -> list[str]:
+    """Whose a component is, where it lies, and the plugin API it was made for; nothing is imported."""
+    made_for = ", ".join(sorted(api.declared(component.distribution))) or "not declared"
+    ours = component.distribution == registry.OURS
+    return [
+        f"{component.kind} {component.name}, {component.value}, of {component.owner}",
+        f"  file    {file_of(component.value.partition(':')[0]) or 'not found'}",
+        f"  API     {api.API_VERSION if ours else made_for}",
+    ]
 
 
-def _trial(component: Component) -> str:
-    code = "import sys; from mmgen.commands.plugins import trial; sys.exit(trial(*sys.argv[1:]))"
-    command = [sys.executable, "-c", code, component.kind, component.name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return f"its import takes longer than {PATIENCE} s"
-    if done.returncode == 0:
-        return ""
-    last = done.stderr.strip().splitlines()
-    return last[-1] if last else f"ended with {done.returncode}"
+def import_seconds(component: Component) -> float:
+    """How long its import takes beyond torch's, which every run pays.
 
-
-def trial(kind: str, name: str) -> int:
-    """Imports one component and reads its options, in this process."""
-    try:
-        registry.find(kind, name).options()
-    except MmgenError as error:
-        print(error.why or error.what, file=sys.stderr)
-        return error.exit_code
-    return 0
+    Raises:
+        PluginError: it is broken.
+    """
+    importlib.import_module("torch")
+    began = time.monotonic()
+    component.load()
+    return time.monotonic() - began

@@ -16,6 +16,7 @@ from rich.console import Console
 import mmgen
 from mmgen import registry
 from mmgen.checkpoint.parts import Part, read_part
+from mmgen.commands.evaluate import failures, needs_of
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.rivals import Rival, rivals
@@ -71,7 +72,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     console.print(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
-    return 0
+    return failures(path)
 
 
 def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:
@@ -80,6 +81,7 @@ def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:
     check_stages(stages, pictures)
     assert isinstance(pictures, Pictures), "token shards are refused above"
     registry.build("sampler", config["sampler"])
+    needs_of(config["evaluator"])
     return pictures
 
 
@@ -143,10 +145,12 @@ def _goes_on(name: str) -> Iterator[None]:
 
 
 def _judged(directory: RunDirectory, parts: dict[str, Part]) -> bool:
-    """Whether these very parts were judged to the end: the lineage is written after that."""
+    """Whether these very parts were judged to the end, and nothing failed: the lineage is written after that."""
     lineage, evaluation = directory.path / "lineage.json", directory.path / "evaluation.json"
     if not (lineage.is_file() and evaluation.is_file()):
         return False
+    if read_json(evaluation, trusted=True).get("failed"):
+        return False  # the plugin may be mended by now
     recorded = read_json(lineage, trusted=True)["parts"]
     return {kind: part["fingerprint"] for kind, part in recorded.items()} == {
         kind: part.fingerprint for kind, part in parts.items()

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Subject = TypeVar("Subject")
+from mmgen.isolation import guarded
 
 
 class Unmet(Exception):
@@ -42,27 +43,64 @@ def require(condition: object, what: str) -> None:
         raise Unmet(what)
 
 
-def run(component: object, subject: Subject, checks: Sequence[Callable[[Subject], None]]) -> list[str]:
-    """Runs every check, each from the same random state, which is given back afterwards.
+@dataclass(frozen=True)
+class Prepared:
+    """A component and what it is to be checked by."""
+
+    component: object
+    subject: Any
+    checks: tuple[Callable[[Any], None], ...]
+
+    def find(self, check: Callable[[Any], None]) -> str | None:
+        """Runs one check: what it found, None where it is met. Random numbers begin at a fixed state; they and all else
+        that is shared are given back, so that one check's component hurts no other check."""
+        with own_random_state(), guarded([], random_numbers=False):
+            try:
+                check(self.subject)
+            except Unmet as e:
+                return str(e)
+            except Exception as e:  # a component may raise anything; the other checks still say something
+                return f"raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        return None
+
+    def verdicts(self, expected_failures: Mapping[str, str] | None = None) -> Iterator[tuple[str, str | None]]:
+        """Every check's name, and why it fails, None where it does not.
+
+        Args:
+            expected_failures: reasons, by the names of the checks that are known to fail. Strict: one that is met after
+                all fails, so that the list cannot outlive its reasons.
+
+        Raises:
+            ValueError: there is no check of such a name.
+        """
+        expected = dict(expected_failures or {})
+        names = [check.__name__ for check in self.checks]
+        if unknown := expected.keys() - set(names):
+            raise ValueError(f"no check is called {sorted(unknown)}; there are {names}")
+        if empty := [name for name, reason in expected.items() if not reason.strip()]:
+            raise ValueError(f"an expected failure has a reason; {empty} have none")
+        for check in self.checks:
+            found, reason = self.find(check), expected.get(check.__name__)
+            if reason and found is None:
+                yield check.__name__, f"is met, though it was expected to fail ({reason}): take it off the list"
+            else:
+                yield check.__name__, None if reason else found
+
+
+def run(prepared: Prepared, expected_failures: Mapping[str, str] | None = None) -> list[str]:
+    """Runs every check.
 
     Returns:
         The names of the checks that were run.
 
     Raises:
         Nonconforming: with every check that failed.
+        ValueError: an expected failure is no check's name, or has no reason.
     """
-    failures: dict[str, str] = {}
-    for check in checks:
-        with own_random_state():
-            try:
-                check(subject)
-            except Unmet as e:
-                failures[check.__name__] = str(e)
-            except Exception as e:  # a component may raise anything; the other checks still say something
-                failures[check.__name__] = f"raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-    if failures:
-        raise Nonconforming(component, failures)
-    return [check.__name__ for check in checks]
+    found = list(prepared.verdicts(expected_failures))
+    if failures := {name: why for name, why in found if why is not None}:
+        raise Nonconforming(prepared.component, failures)
+    return [name for name, _ in found]
 
 
 @contextmanager
@@ -92,6 +130,14 @@ def require_random_state_kept(call: Callable[[], Any]) -> None:
     require(random.getstate() == before[0], "it draws from Python's global random numbers")
     require(pickle.dumps(np.random.get_state()) == before[1], "it draws from numpy's global random numbers")
     require(torch.equal(torch.get_rng_state(), before[2]), "it draws from torch's global random numbers")
+
+
+def require_shared_state_kept(call: Callable[[], Any]) -> None:
+    """The call must leave alone what all share: the default dtype, the environment, warnings, and so on."""
+    changed: list[str] = []
+    with guarded(changed, random_numbers=False):
+        call()
+    require(not changed, f"it changes {', '.join(changed)}")
 
 
 def require_tensor(value: object, shape: tuple[int, ...], what: str, *, integral: bool = False) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from mmgen.protocols import Evaluator, Evidence, Finding, Findings, Needs, Sample, Setting
-from mmgen.testing.checks import require, require_random_state_kept, require_tensor, run
+from mmgen.testing.checks import (
+    Prepared,
+    require,
+    require_random_state_kept,
+    require_shared_state_kept,
+    require_tensor,
+    run,
+    seed_everything,
+)
 from mmgen.testing.stand_ins import COLOURS, PLACES, caption_features, small_samples
 
 COUNT = 24  # pictures judged; twice as many are in the dataset
@@ -191,6 +199,18 @@ def the_random_numbers_are_left_alone(subject: Subject) -> None:
     require_random_state_kept(copied.judge)
 
 
+def the_global_seed_makes_no_difference(subject: Subject) -> None:
+    found = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        found.append(subject.judge())
+    _require_same(found[0], found[1], "under another global seed")
+
+
+def nothing_that_all_share_changes(subject: Subject) -> None:
+    require_shared_state_kept(subject.judge)
+
+
 EVALUATOR_CHECKS = (
     it_says_what_it_needs,
     its_numbers_can_be_read,
@@ -200,14 +220,28 @@ EVALUATOR_CHECKS = (
     begin_forgets_what_was,
     what_it_is_given_stays,
     the_random_numbers_are_left_alone,
+    the_global_seed_makes_no_difference,
+    nothing_that_all_share_changes,
 )
 
 
-def check_evaluator(evaluator: Evaluator, samples: Sequence[Sample] | None = None) -> list[str]:
+def prepare(evaluator: Evaluator, samples: Sequence[Sample] | None = None) -> Prepared:
+    """An evaluator, the kit's evidence, and the checks of its kind; `samples` as in `check_evaluator`."""
+    if samples is not None and len(samples) != 2 * COUNT:
+        raise ValueError(f"the kit judges half of {2 * COUNT} samples, got {len(samples)}")
+    return Prepared(evaluator, Subject(evaluator, samples or small_samples(2 * COUNT)), EVALUATOR_CHECKS)
+
+
+def check_evaluator(
+    evaluator: Evaluator,
+    expected_failures: Mapping[str, str] | None = None,
+    samples: Sequence[Sample] | None = None,
+) -> list[str]:
     """Checks an evaluator against `mmgen.protocols.Evaluator`.
 
     Args:
         evaluator: an instance.
+        expected_failures: reasons, by the names of the checks that are known to fail; strict.
         samples: 48 of your own, where it needs what the kit's lack; those are bars with the attributes `name` and
             `colour`. The first half is judged.
 
@@ -217,6 +251,4 @@ def check_evaluator(evaluator: Evaluator, samples: Sequence[Sample] | None = Non
     Raises:
         Nonconforming: an AssertionError that names every check that failed and what it found.
     """
-    if samples is not None and len(samples) != 2 * COUNT:
-        raise ValueError(f"the kit judges half of {2 * COUNT} samples, got {len(samples)}")
-    return run(evaluator, Subject(evaluator, samples or small_samples(2 * COUNT)), EVALUATOR_CHECKS)
+    return run(prepare(evaluator, samples), expected_failures)

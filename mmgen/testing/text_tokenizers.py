@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmgen.protocols import TextTokenizer
-from mmgen.testing.checks import require, require_random_state_kept, require_tensor, run
+from mmgen.testing.checks import Prepared, require, require_random_state_kept, require_tensor, run
 from mmgen.testing.stand_ins import CAPTIONS
 
 ODD = [
@@ -100,4 +100,4 @@ def check_text_tokenizer(tokenizer: TextTokenizer) -> list[str]:
     Raises:
         Nonconforming: an AssertionError that names every check that failed and what it found.
     """
-    return run(tokenizer, tokenizer, TEXT_TOKENIZER_CHECKS)
+    return run(Prepared(tokenizer, tokenizer, TEXT_TOKENIZER_CHECKS))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmgen.protocols import TokenDataset
-from mmgen.testing.checks import require, require_random_state_kept, require_tensor
+from mmgen.testing.checks import require, require_random_state_kept, require_shared_state_kept, require_tensor
 
 EPOCHS = (0, 1, 2, 5)
 
@@ -113,6 +113,10 @@ def reading_leaves_the_random_numbers_alone(subject: TokenSubject) -> None:
     require_random_state_kept(lambda: (subject.image_tokens(), subject.dataset.records(subject.positions)))
 
 
+def nothing_that_all_share_changes(subject: TokenSubject) -> None:
+    require_shared_state_kept(lambda: (subject.image_tokens(), subject.dataset.records(subject.positions)))
+
+
 def it_survives_a_trip_to_a_worker(subject: TokenSubject) -> None:
     before = subject.image_tokens(1)
     again = pickle.loads(pickle.dumps(subject.dataset))  # noqa: S301  what was just dumped
@@ -132,5 +136,6 @@ TOKEN_DATASET_CHECKS = (
     val_is_never_augmented,
     a_batch_belongs_to_its_reader,
     reading_leaves_the_random_numbers_alone,
+    nothing_that_all_share_changes,
     it_survives_a_trip_to_a_worker,
 )

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mmgen.protocols import Batch
-from mmgen.testing.checks import require, require_tensor, seed_everything
+from mmgen.testing.checks import (
+    require,
+    require_random_state_kept,
+    require_shared_state_kept,
+    require_tensor,
+    seed_everything,
+)
+from mmgen.testing.elsewhere import require_moved
 
 
 @dataclass
@@ -20,7 +28,7 @@ class Subject:
 
     component: Any
     given: Batch
-    outputs: Callable[[Any], list[Tensor]]  # of a component in eval mode
+    outputs: Callable[[Any, Callable[[Tensor], Tensor]], list[Tensor]]  # in eval mode, of inputs put somewhere
 
     @property
     def batch(self) -> Batch:
@@ -33,12 +41,22 @@ class Subject:
 
     def stirred(self) -> Any:
         """A copy in eval mode with noise on its parameters, so that no layer that starts at zero hides the others."""
-        component = self.copy(training=False)
+        component = self.stir(self.copy(training=False))
+        return component
+
+    @staticmethod
+    def stir(component: Any) -> Any:
+        """Adds noise to the parameters."""
         source = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in component.parameters():
                 parameter += 0.02 * torch.randn(parameter.shape, generator=source).to(parameter)
         return component
+
+
+    def made(self, component: Any) -> list[Tensor]:
+        """What it gives for the kit's inputs, where they are."""
+        return self.outputs(component, lambda tensor: tensor.clone())
 
 
 def it_is_a_module(subject: Subject) -> None:
@@ -72,6 +90,23 @@ def every_parameter_learns(subject: Subject) -> None:
         if parameter.requires_grad:
             require(parameter.grad is not None, f"{name} gets no gradient")
             require(parameter.grad.isfinite().all(), f"the gradient of {name} is not finite")
+
+
+def gradients_reach_every_parameter(subject: Subject) -> None:
+    """After some noise, since a layer that starts at zero keeps the gradients of those before it."""
+    component = subject.stir(subject.copy(training=True))
+    component.training_loss(subject.batch, 0)[0].backward()
+    for name, parameter in component.named_parameters():
+        if parameter.requires_grad and parameter.grad is not None:
+            require(parameter.grad.any(), f"the gradient of {name} is zero throughout")
+
+
+def it_trains_in_mixed_precision(subject: Subject) -> None:
+    component = subject.copy(training=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = component.training_loss(subject.batch, 0)
+    require(loss.isfinite(), "under bfloat16 the training loss is no finite number")
+    loss.backward()
 
 
 def training_can_be_repeated(subject: Subject) -> None:
@@ -116,14 +151,42 @@ def the_state_dict_holds_everything(subject: Subject) -> None:
     fresh.eval(), trained.eval()
     with torch.no_grad():
         losses = [c.training_loss(subject.batch, 3)[0] for c in (fresh, trained)]
-        same = all(map(torch.equal, subject.outputs(fresh), subject.outputs(trained)))
+        same = all(map(torch.equal, subject.made(fresh), subject.made(trained)))
     require(torch.equal(*losses) and same, "after loading its state dict a copy computes something else")
+
+
+def it_can_be_saved_and_loaded(subject: Subject) -> None:
+    """As a part is: tensors by safetensors, into a component built anew."""
+    one, other = subject.stirred(), subject.copy(training=False)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.zero_()
+        stored = save({name: tensor.contiguous().clone() for name, tensor in one.state_dict().items()})
+        other.load_state_dict(load(stored))
+        same = all(map(torch.equal, subject.made(one), subject.made(other)))
+    require(same, "it comes back changed")
+
+
+def it_moves_to_another_device(subject: Subject) -> None:
+    require_moved(subject.stirred(), subject.outputs)
+
+
+def the_random_numbers_are_left_alone_in_eval_mode(subject: Subject) -> None:
+    component = subject.stirred()
+    with torch.no_grad():
+        require_random_state_kept(lambda: (subject.made(component), component.training_loss(subject.batch, 3)))
+
+
+def nothing_that_all_share_changes(subject: Subject) -> None:
+    component = subject.copy(training=True)
+    require_shared_state_kept(lambda: component.training_loss(subject.batch, 0))
+    require_shared_state_kept(lambda: subject.made(component.eval()))
 
 
 def its_outputs_are_repeatable(subject: Subject) -> None:
     component = subject.stirred()
     with torch.no_grad():
-        same = all(map(torch.equal, subject.outputs(component), subject.outputs(component)))
+        same = all(map(torch.equal, subject.made(component), subject.made(component)))
     require(same, "in eval mode the same input gives another output the second time")
 
 
@@ -132,9 +195,15 @@ TRAINABLE_CHECKS = (
     its_loss_is_a_number,
     its_logs_are_numbers,
     every_parameter_learns,
+    gradients_reach_every_parameter,
+    it_trains_in_mixed_precision,
     training_can_be_repeated,
     validation_is_repeatable,
     the_batch_is_left_alone,
     the_state_dict_holds_everything,
+    it_can_be_saved_and_loaded,
+    it_moves_to_another_device,
+    the_random_numbers_are_left_alone_in_eval_mode,
+    nothing_that_all_share_changes,
     its_outputs_are_repeatable,
 )

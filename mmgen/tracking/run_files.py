@@ -117,6 +117,7 @@ class Evaluation:
     pictures: dict[str, str]
     depends_on: list[str]
     stood_aside: str | None
+    failed: str | None = None  # what it raised
 
     @property
     def label(self) -> str:
@@ -256,6 +257,7 @@ def _evaluation(name: str, found: object) -> Evaluation:
         pictures={title: str(path) for title, path in part_of(values, "pictures").items()},
         depends_on=[str(part) for part in items(values.get("depends_on"))],
         stood_aside=str(values["stood_aside"]) if values.get("stood_aside") else None,
+        failed=str(values["failed"]) if values.get("failed") else None,
     )
 
 

@@ -13,8 +13,8 @@ from mmgen.tracking.run_files import Figure, read_run
 
 
 def summary(run_dir: str | Path, width: int = 100) -> str:
-    """The figures of a run as a plain table, and which evaluators stood aside and why. Where a run says what some of
-    them should reach, these alone, and whether they do.
+    """The figures of a run as a plain table, and which evaluators stood aside or failed, and why. Where a run says what
+    some of them should reach, these alone, and whether they do.
 
     Args:
         run_dir: of `mmgen run`. Without an evaluation the text is empty.
@@ -32,6 +32,8 @@ def summary(run_dir: str | Path, width: int = 100) -> str:
     for evaluation in run.evaluations:
         if evaluation.stood_aside:
             console.print(_plain(f"{evaluation.name} stood aside: {evaluation.stood_aside}"))
+        if evaluation.failed:
+            console.print(_plain(f"{evaluation.name} failed: {evaluation.failed}"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +86,33 @@ class Empty(Bars):
         return 0
 
 
+class Remembering(Bars):
+    """What it gives depends on what was read before."""
+
+    last = 0
+
+    def __getitem__(self, index: int) -> Sample:
+        before, self.last = self.last, index
+        image = super().__getitem__(index)["image"] * (0.5 if before > index else 1.0)
+        return {**super().__getitem__(index), "image": image}
+
+
+class Forking(Bars):
+    """Makes numbers of its own from the global ones, and gives those back."""
+
+    def __getitem__(self, index: int) -> Sample:
+        state = torch.get_rng_state()
+        image = torch.rand(3, 8, 8)
+        torch.set_rng_state(state)
+        return {**super().__getitem__(index), "image": image}
+
+
+class Loud(Bars):
+    def __getitem__(self, index: int) -> Sample:
+        os.environ["BARS_WERE_READ"] = str(index)
+        return super().__getitem__(index)
+
+
 class Originals(Bars):
     """Has pictures at a size of their own."""
 
@@ -139,6 +168,9 @@ DATASETS = [
     (Originals(quiet_noise), "an_original_is_always_the_same"),
     (Originals(noise), "an_original_is_always_the_same"),
     (Originals(numpy_noise), "an_original_is_always_the_same"),
+    (Remembering(), "the_order_of_reading_makes_no_difference"),
+    (Forking(), "the_global_seed_makes_no_difference"),
+    (Loud(), "nothing_that_all_share_changes"),
     (Endless(), "it_ends"),
     (Local(), "it_survives_a_trip_to_a_worker"),
     (Empty(), "it_has_samples"),
@@ -154,9 +186,9 @@ DATASETS = [
 
 
 def test_a_good_dataset_passes() -> None:
-    assert len(check_dataset(Bars())) == 19
-    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 19
-    assert len(check_dataset(Originals(zeros))) == 19
+    assert len(check_dataset(Bars())) == 22
+    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 22
+    assert len(check_dataset(Originals(zeros))) == 22
 
 
 @pytest.mark.parametrize(("dataset", "check"), DATASETS, ids=[f"{i}-{check}" for i, (_, check) in enumerate(DATASETS)])
@@ -277,6 +309,48 @@ class Random(SmallTokenizer):
         return loss * (1 + random.SystemRandom().random()), logs
 
 
+class Muted(SmallTokenizer):
+    """The gradients of its encoder are nothing."""
+
+    def training_loss(self, batch: Any, step: int) -> tuple[Tensor, dict]:
+        loss, logs = super().training_loss(batch, step)
+        return F.mse_loss(self.decode(logs["indices"]), batch["image"]) + 0 * loss, logs
+
+
+class Overflowing(SmallTokenizer):
+    """Under bfloat16 its loss is no number."""
+
+    def training_loss(self, batch: Any, step: int) -> tuple[Tensor, dict]:
+        loss, logs = super().training_loss(batch, step)
+        return loss / (not torch.is_autocast_enabled("cpu")), logs
+
+
+class StaysBehind(SmallTokenizer):
+    """Its codebook does not move with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        codes = self.codes
+        del self.codes
+        self.codes = codes
+
+
+class Dicing(SmallTokenizer):
+    """Draws from the global random numbers in eval mode, to no effect."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        torch.rand(1)
+        return super().encode(images)
+
+
+class Doubling(SmallTokenizer):
+    """Takes more threads, for everybody."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return super().encode(images)
+
+
 class Holding(SmallTokenizer):
     def training_loss(self, batch: Any, step: int) -> tuple[Tensor, dict]:
         loss, _ = super().training_loss(batch, step)
@@ -346,6 +420,11 @@ TOKENIZERS = [
     (Blind, "decode_depends_on_each_index"),
     (Hidden, "the_state_dict_holds_everything"),
     (Idle, "every_parameter_learns"),
+    (Muted, "gradients_reach_every_parameter"),
+    (Overflowing, "it_trains_in_mixed_precision"),
+    (StaysBehind, "it_moves_to_another_device"),
+    (Dicing, "the_random_numbers_are_left_alone_in_eval_mode"),
+    (Doubling, "nothing_that_all_share_changes"),
     (Restless, "validation_is_repeatable"),
     (Random, "training_can_be_repeated"),
     (Holding, "its_logs_are_numbers"),
@@ -358,7 +437,7 @@ TOKENIZERS = [
 def test_a_good_tokenizer_passes() -> None:
     tokenizer = SmallTokenizer().eval()
     before = [value.clone() for value in tokenizer.state_dict().values()]
-    assert len(check_tokenizer(tokenizer)) == 19
+    assert len(check_tokenizer(tokenizer)) == 24
     assert all(map(torch.equal, before, tokenizer.state_dict().values()))
     assert not tokenizer.training
 
@@ -444,7 +523,7 @@ GENERATORS = [
 
 
 def test_a_good_generator_passes() -> None:
-    assert len(check_generator(SmallGenerator(), 17)) == 19
+    assert len(check_generator(SmallGenerator(), 17)) == 25
 
 
 @pytest.mark.parametrize(("fault", "check"), GENERATORS)
@@ -521,7 +600,7 @@ ENCODERS = [
 
 
 def test_a_good_encoder_passes() -> None:
-    assert len(check_encoder(SmallEncoder(), image_size=16)) == 15
+    assert len(check_encoder(SmallEncoder(), image_size=16)) == 21
 
 
 @pytest.mark.parametrize(("fault", "check"), ENCODERS)
@@ -674,6 +753,19 @@ class Training(SmallSampler):
         return super().draw(generator, *args, **options)
 
 
+class Seeded(SmallSampler):
+    """Its numbers begin where the global ones stand."""
+
+    def source(self, seed: int, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(torch.initial_seed() + 1_000 * seed + number)
+
+
+class Double(SmallSampler):
+    def draw(self, *args: Any, **options: Any) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return super().draw(*args, **options)
+
+
 class Floating(SmallSampler):
     def draw(self, *args: Any, **options: Any) -> Tensor:
         return super().draw(*args, **options).float()
@@ -692,11 +784,13 @@ SAMPLERS = [
     (Miscounting, "progress_counts_every_picture"),
     (Training, "the_generator_stays_as_it_was"),
     (Floating, "it_draws_image_tokens"),
+    (Seeded, "the_global_seed_makes_no_difference"),
+    (Double, "nothing_that_all_share_changes"),
 ]
 
 
 def test_a_good_sampler_passes() -> None:
-    assert len(check_sampler(SmallSampler())) == len(check_sampler(Stepping())) == 14
+    assert len(check_sampler(SmallSampler())) == len(check_sampler(Stepping())) == 16
 
 
 @pytest.mark.parametrize(("fault", "check"), SAMPLERS)
@@ -783,6 +877,18 @@ class Clobbering(Error):
         super().update(evidence)
 
 
+class Jittery(Error):
+    def compute(self) -> Findings:
+        number = super().compute().numbers[0]
+        return Findings([Finding("a/b", number.value + torch.initial_seed(), number.n)], depends_on=("dataset",))
+
+
+class Quiet(Error):
+    def update(self, evidence: Evidence) -> None:
+        warnings.simplefilter("ignore")
+        super().update(evidence)
+
+
 class Drawing(Error):
     def compute(self) -> Findings:
         torch.rand(1)
@@ -801,11 +907,13 @@ EVALUATORS = [
     (Bright, "its_tables_and_pictures_can_be_shown"),
     (Clobbering, "what_it_is_given_stays"),
     (Drawing, "the_random_numbers_are_left_alone"),
+    (Jittery, "the_global_seed_makes_no_difference"),
+    (Quiet, "nothing_that_all_share_changes"),
 ]
 
 
 def test_a_good_evaluator_passes() -> None:
-    assert len(check_evaluator(Error())) == 8
+    assert len(check_evaluator(Error())) == 10
 
 
 @pytest.mark.parametrize(("fault", "check"), EVALUATORS)
