@@ -235,8 +235,8 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
     ]
     lines += ["", *(f"example: {example}" for example in about.examples)]
     for action, kind in ACTIONS.get(command, {}).items():
-        if options := _keys(options_of(kind)):
-            lines += ["", f"keys of {action} (KEY=VALUE):" if action else "keys (KEY=VALUE):", *options]
+        if own := _keys(options_of(kind)):
+            lines += ["", f"keys of {action} (KEY=VALUE):" if action else "keys (KEY=VALUE):", *own]
     if command in COMMANDS:
         where = places(config_dir)
         root = options_of(COMMANDS[command])

@@ -130,7 +130,7 @@ def test_why_names_file_line_component_and_override(capsys: pytest.CaptureFixtur
     assert found.of("trainer.max_time")[0].place == "default of mmgen run"
     assert [(one.value, one.place) for one in found.chosen("generator")] == [
         ("wide", f"{toys}/toy_conf/experiment/try.yaml:5"),
-        ("transformer", f"{conf}/run.yaml:7"),
+        ("transformer", f"{conf}/run.yaml:{_line(conf / 'run.yaml', 'generator')}"),
     ]
     out = told(capsys, "why", "run", "generator.width", "experiment", "experiment=try")
     assert out.splitlines() == [
