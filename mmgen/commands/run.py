@@ -17,6 +17,7 @@ import mmgen
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, train_stage
@@ -27,6 +28,7 @@ from mmgen.files import read_json, write_json
 from mmgen.loading import PARTS
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
+from mmgen.runs.origin import keep
 from mmgen.text_to_image import open_trio
 from mmgen.tracking.report import summary, write_report
 
@@ -41,9 +43,12 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     began = time.monotonic()
     stages = {kind: _stage(kind, config) for kind in PARTS}
     pictures = ranks.alike(lambda: _read(config, list(stages.values())))
+    made = made_by("run", config, pictures)
+    for stage in stages.values():
+        stage.origin = made
     with locked(path) as directory:
         ranks.agree(lambda: check_new(directory, config["resume"]))
-        with _status(ranks.agree(lambda: directory.create(config, (*MAY_DIFFER, *PLACEMENTS)))):
+        with _status(ranks.agree(lambda: _begin(directory, config, made))):
             parts: dict[str, Part] = {}
             for kind, stage in stages.items():
                 if ranks.first:
@@ -65,6 +70,13 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return 0
+
+
+def _begin(directory: RunDirectory, config: dict[str, Any], made: dict[str, Any] | None) -> RunDirectory:
+    directory.create(config, (*MAY_DIFFER, *PLACEMENTS))
+    if made is not None:
+        keep(directory.path, made)
+    return directory
 
 
 def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:

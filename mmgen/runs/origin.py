@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -27,6 +28,7 @@ NAME = "origin.json"
 VERSIONS = ("torch", "pytorch-lightning", "numpy", "tokenizers", "hydra-core", "wandb")
 SESSION = ("code", "versions", "machine")  # in the order in which differences are told
 _GIT_SECONDS = 10
+_CODE = ("mmgen", "conf", "plugins", "pyproject.toml")  # of a checkout; changes elsewhere change no number
 
 
 def origin(
@@ -76,6 +78,12 @@ def read_origin(directory: Path) -> dict[str, Any]:
     return checked(read_json(directory / NAME, trusted=True), str(directory / NAME))
 
 
+def in_tracker(made: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a tracker's config holds of an origin: the code for people, and the whole as one text. Trackers write 1.0
+    as 1, which means another thing to some options."""
+    return {"code": made["sessions"][0]["code"], "origin": json.dumps(made)} if made else {}
+
+
 def checked(found: Any, where: str) -> dict[str, Any]:
     """What was read as an origin, if it is one.
 
@@ -123,10 +131,10 @@ def checkout() -> dict[str, Any]:
     root = Path(mmgen.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "changes": None}
-    commit, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    commit, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *_CODE)
     if commit is None or changed is None:
         return {"commit": None, "changes": None}
-    digest = hashlib.sha256(changed + (_git(root, "diff", "HEAD") or b"")).hexdigest()[:12]
+    digest = hashlib.sha256(changed + (_git(root, "diff", "HEAD", "--", *_CODE) or b"")).hexdigest()[:12]
     return {"commit": commit.decode().strip(), "changes": digest if changed.strip() else None}
 
 
