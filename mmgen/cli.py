@@ -32,6 +32,7 @@ OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
 AS_STARTED = "--as-started"  # not a user's: `mmgen.commands.starting` hands a checked config to further processes
+COMPLETE = "--complete"  # not a user's: the scripts of `mmgen completion` ask for what could stand next
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
 
 
@@ -89,6 +90,11 @@ def _run(argv: list[str]) -> int:
         from mmgen.commands.launch import member
 
         return member(argv[1])
+    if argv and argv[0] == COMPLETE:
+        from mmgen.commands import completing
+
+        print("".join(f"{one}\n" for one in completing.complete(argv[1])), end="")
+        return 0
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help.overview())
         return 0

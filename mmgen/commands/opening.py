@@ -1,4 +1,4 @@
-"""`mmgen runs open RUN`: the run's report, written anew if the run has gone on since, in a browser where there is one."""
+"""`mmgen runs open RUN`: the run's report, in a browser where there is one; written anew if rows came after it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _is_old(run: Run, report: Path) -> bool:
 
 
 def has_browser() -> bool:
-    """Whether a browser can show a page. One in the terminal would take it over, and without a display there is none."""
+    """Whether a browser can show a page; one in the terminal would take it over, so without a display there is none."""
     if os.environ.get("BROWSER"):
         return True
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

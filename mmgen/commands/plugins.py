@@ -101,7 +101,7 @@ def flaw(value: str) -> str:
     Seen are a missing or unparsable module, a top-level import of what is not installed, a name that nothing defines.
     """
     module, _, name = value.partition(":")
-    file = _file(module)
+    file = source_file(module)
     if file is None:
         return f"no module {module}"
     if file.suffix != ".py":
@@ -137,7 +137,7 @@ def _top(module: str) -> ModuleSpec | None:
         return None
 
 
-def _file(module: str) -> Path | None:
+def source_file(module: str) -> Path | None:
     """A module's file, found without importing its packages; None where there is none."""
     spec = _top(module)
     for part in module.split(".")[1:]:

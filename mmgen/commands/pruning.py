@@ -1,4 +1,4 @@
-"""`mmgen runs prune [RUN]…`: removes runs, or their checkpoints; shows first what would go; never one that is running."""
+"""`mmgen runs prune [RUN]…`: removes runs or checkpoints, after it has shown what would go; never of one that runs."""
 
 from __future__ import annotations
 
@@ -72,9 +72,8 @@ def _chosen(words: Sequence[str], every: list[Run]) -> list[Run]:
     found = [open_run(word) for word in words] if words else every
     for run in found:
         if run.path.resolve() in (Path.cwd(), *Path.cwd().parents):
-            raise ConfigError(
-                f"{quoted(str(run.path))} holds the working directory", code="MMG-C07", where="command line", fix="cd .."
-            )
+            text = f"{quoted(str(run.path))} holds the working directory"
+            raise ConfigError(text, code="MMG-C07", where="command line", fix="cd ..")
     return list({run.path.resolve(): run for run in found}.values())
 
 
@@ -129,9 +128,7 @@ def _older_checkpoints(run: Run) -> Iterator[Path]:
 
 
 def _bytes(path: Path) -> int:
-    return sum(
-        (Path(folder) / name).lstat().st_size for folder, _, names in os.walk(path) for name in names
-    )
+    return sum((Path(folder) / name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def _row(one: Doomed, needed: str) -> tuple[str, ...]:

@@ -203,7 +203,8 @@ def last_numbers(file: Path) -> dict[str, float]:
     for line in reversed(lines):
         with suppress(ValueError):
             row = json.loads(line)
-            fresh = {k: v for k, v in row.items() if k not in ("step", "time") and k.split("/")[0] not in _splits(found)}
+            known = {*_splits(found), "step", "time"}
+            fresh = {name: value for name, value in row.items() if name.split("/")[0] not in known}
             found |= {k: v for k, v in fresh.items() if isinstance(v, int | float) and math.isfinite(v)}
         if {"train", "val"} <= _splits(found):
             break

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ def replay_stage(directory: Path, names: Mapping[str, str]) -> Replayed:
     Raises:
         CheckpointError: wandb cannot read its log.
     """
-    rows = len(MetricsFile(directory / "metrics.jsonl").rows())
+    rows = MetricsFile(directory / "metrics.jsonl").rows()
     known = _logs(directory)
-    before = max((len(log.rows) for log in known), default=None)
-    if before is not None and any(log.ended and len(log.rows) >= rows for log in known):
-        return Replayed(rows, before, before, None)
+    before = max((_there(rows, log) for log in known), default=None)
+    if before == len(rows) and any(log.ended for log in known):
+        return Replayed(len(rows), before, before, None)
     settings = _settings(directory, names)
     pictures = earlier_pictures(directory / "samples", float("inf"))
     mirror = WandbMirror(directory, directory / "metrics.jsonl", settings, "offline", pictures, finish_seconds=SECONDS)
@@ -72,8 +73,14 @@ def replay_stage(directory: Path, names: Mapping[str, str]) -> Replayed:
     mirror.finish(0 if RunDirectory(directory).status().state == "finished" else 1)
     fresh = [log for log in _logs(directory) if log.file not in {one.file for one in known}]
     if not fresh:
-        return Replayed(rows, before, before or 0, None)
-    return Replayed(rows, before, len(fresh[-1].rows), fresh[-1].file.parent)
+        return Replayed(len(rows), before, before or 0, None)
+    return Replayed(len(rows), before, _there(rows, fresh[-1]), fresh[-1].file.parent)
+
+
+def _there(rows: Sequence[Mapping[str, Any]], log: WandbRun) -> int:
+    """How many rows of metrics.jsonl a log has, with every number; it has pictures in rows of their own."""
+    known = {(row.get("step"), name) for row in log.rows for name, value in row.items() if not isinstance(value, dict)}
+    return sum(all((row["step"], name) in known for name in row if name != "time") for row in rows)
 
 
 def _logs(directory: Path) -> list[WandbRun]:
@@ -90,10 +97,8 @@ def _settings(directory: Path, names: Mapping[str, str]) -> dict[str, Any]:
         if isinstance(found, dict) and found.keys() >= {*names, "config"}:
             return found
     config = RunDirectory(directory).read_config()
-    try:
+    with suppress(MmgenError):  # of a run made before there was one
         config |= in_tracker(read_origin(directory))
-    except MmgenError:
-        pass  # it was made before there was one
     return {**names, "config": redacted(config)}
 
 

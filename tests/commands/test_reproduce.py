@@ -79,7 +79,7 @@ def test_a_run_that_is_another_is_told_and_ends_with_4(work: Path, call: Call):
     assert "other weights" in out
     assert "is not runs/other to the last bit" in out
     assert call("reproduce", "runs/other", "strict=all")[0] == 2
-    assert sorted(path.name for path in (work / "runs").glob("other*")) == ["other", "tiny-again"][:1]
+    assert not (work / "runs" / "tiny-again-2").exists(), "refused before anything is written"
 
 
 def test_other_data_is_refused_before_anything_is_written(work: Path, call: Call):
@@ -87,7 +87,7 @@ def test_other_data_is_refused_before_anything_is_written(work: Path, call: Call
     before = picture.read_text()
     picture.write_text("a crimson bar\n")
     try:
-        code, out, err = call("reproduce", "runs/tiny", "name=fourth")
+        code, _, err = call("reproduce", "runs/tiny", "name=fourth")
     finally:
         picture.write_text(before)
     assert code == 3
@@ -164,4 +164,5 @@ def test_evaluations_are_compared_by_the_names_of_numbers():
         return {"findings": {"a": {"numbers": [{"name": "a/psnr", "value": value}]}, "b": {"numbers": []}}}
 
     assert compare_evaluations(evaluation(1.0), evaluation(1.0)).exact
-    assert compare_evaluations(evaluation(1.0), evaluation(1.5)).told().startswith("1 of 1 numbers differ, the first: a")
+    told = compare_evaluations(evaluation(1.0), evaluation(1.5)).told()
+    assert told.startswith("1 of 1 numbers differ, the first: a/psnr 1.0 → 1.5")
