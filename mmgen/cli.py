@@ -9,6 +9,7 @@ flag; anything else is a positional. An override with an unknown key is refused,
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -23,13 +24,15 @@ from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
 COMMANDS = (
     "run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plan",
-    "plugins",
+    "plugins", "config", "runs", "reproduce", "completion",
 )  # fmt: skip
+PLAIN = ("config", "runs", "reproduce", "completion")  # not composed by Hydra, and light (`mmgen.commands.actions`)
 TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import", "data")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
 AS_STARTED = "--as-started"  # not a user's: `mmgen.commands.starting` hands a checked config to further processes
+COMPLETE = "--complete"  # not a user's: the scripts of `mmgen completion` ask for what could stand next
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
 
 
@@ -87,6 +90,11 @@ def _run(argv: list[str]) -> int:
         from mmgen.commands.launch import member
 
         return member(argv[1])
+    if argv and argv[0] == COMPLETE:
+        from mmgen.commands import completing
+
+        print("".join(f"{one}\n" for one in completing.complete(argv[1])), end="")
+        return 0
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help.overview())
         return 0
@@ -106,6 +114,8 @@ def _run(argv: list[str]) -> int:
     if arguments.help:
         print(help.page(command, arguments.overrides, arguments.config_dir))
         return 0
+    if command in PLAIN:
+        return _plain(command, arguments)
     if arguments.positionals and command not in TAKE_POSITIONALS and not arguments.flags:
         raise ConfigError(
             f"mmgen {command} takes no {quoted(arguments.positionals[0])}",
@@ -123,6 +133,16 @@ def _run(argv: list[str]) -> int:
         multirun=arguments.multirun,
         flags=arguments.flags,
     )
+
+
+def _plain(command: str, arguments: Arguments) -> int:
+    if refused := [*arguments.flags, *(["--multirun"] if arguments.multirun else [])]:
+        raise ConfigError(
+            f"mmgen {command} takes no {quoted(refused[0])}", code="MMG-C07", where="command line", fix="leave it out"
+        )
+    page = importlib.import_module(f"mmgen.commands.{command}")
+    code: int = page.main(arguments.positionals, arguments.overrides, arguments.config_dir)
+    return code
 
 
 def sort(argv: list[str]) -> Arguments:

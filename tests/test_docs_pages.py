@@ -15,6 +15,7 @@ import pytest
 
 from mmgen import cli, errors, registry
 from mmgen.commands import composition, help, places, plugins
+from mmgen.commands.actions import ACTIONS, action_of, read_options
 from mmgen.commands.schema import COMMANDS
 from mmgen.errors import MmgenError
 from mmgen.options import Option, options_of
@@ -131,6 +132,13 @@ def test_commands_compose(line: str, beside: Path):
     if arguments.help:
         assert help.page(command, arguments.overrides, arguments.config_dir)
         return
+    if command in cli.PLAIN:
+        action, words = ("", rest) if "" in ACTIONS[command] else action_of(command, arguments.positionals)
+        if command != "config":
+            read_options(ACTIONS[command][action], arguments.overrides)
+            return
+        command = next((word for word in words if word in COMMANDS), "run")
+        arguments.positionals.clear()
     assert command in cli.TAKE_POSITIONALS or not arguments.positionals
     where = places.places(arguments.config_dir)
     checked = composition.prepare(command, arguments.overrides, where, arguments.multirun)
@@ -208,7 +216,8 @@ def keys(options: dict[str, Option], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-KEYS = {key for command in COMMANDS.values() for key in keys(options_of(command))}
+CONFIGS = [*COMMANDS.values(), *(kind for actions in ACTIONS.values() for kind in actions.values())]
+KEYS = {key for command in CONFIGS for key in keys(options_of(command))}
 
 
 def test_every_key_has_its_line():

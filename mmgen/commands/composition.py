@@ -129,8 +129,22 @@ def finish(command: str, cfg: DictConfig) -> dict[str, Any]:
 def check(command: str, cfg: DictConfig) -> tuple[dict[str, Any], list[ConfigError]]:
     """The composed config as a plain mapping, and all that is wrong with it; an error's `where` is its key."""
     unresolved: list[ConfigError] = []
-    errors: list[ConfigError] = []
     tree = _resolve(cfg, "", unresolved)
+    config, errors = check_tree(command, tree)
+    lost = {error.where for error in unresolved}
+    return config, [error for error in errors if error.where not in lost] or unresolved
+
+
+def check_tree(
+    command: str, tree: Mapping[str, Any], trusted: bool = True
+) -> tuple[dict[str, Any], list[ConfigError]]:
+    """As `check`, of a plain mapping.
+
+    Args:
+        trusted: whether the user wrote it; one from a file may only name registered components.
+    """
+    errors: list[ConfigError] = []
+    tree = dict(tree)
     root = typed.options_of(COMMANDS[command])
     kinds = [kind for kind in registry.KINDS if kind in root]
     if COMMANDS[command] is TrainCommand:
@@ -138,18 +152,17 @@ def check(command: str, cfg: DictConfig) -> tuple[dict[str, Any], list[ConfigErr
     optional = {kind for kind in kinds if type(None) in typing.get_args(root[kind].type)}
     given = {kind: tree.pop(kind, None) for kind in kinds}
     components = {
-        kind: None if kind in optional and section is None else _components(kind, section, errors)
+        kind: None if kind in optional and section is None else _components(kind, section, errors, trusted)
         for kind, section in given.items()
     }
     sections, more = typed.check({name: o for name, o in root.items() if name not in kinds}, tree)
     if "task" in root and "task" not in tree:
         more = [_nothing_trained(), *(error for error in more if not error.where.startswith("task."))]
-    lost = {error.where for error in unresolved}
-    errors = [e for e in (*errors, *more) if e.where not in lost]
     config = {**typed.plain(sections), **components}
+    errors += more
     if config.get("rivals") and not errors:
-        errors += read_rivals(config)[1]
-    return config, errors or unresolved
+        errors += read_rivals(config, trusted)[1]
+    return config, errors
 
 
 def _resolve(node: Any, path: str, errors: list[ConfigError]) -> Any:
@@ -170,23 +183,23 @@ def _resolve(node: Any, path: str, errors: list[ConfigError]) -> Any:
     return list(found.values()) if isinstance(node, ListConfig) else found
 
 
-def _components(kind: str, section: Any, errors: list[ConfigError]) -> Any:
+def _components(kind: str, section: Any, errors: list[ConfigError], trusted: bool) -> Any:
     if kind in registry.SEVERAL:
         given = section if isinstance(section, Mapping) else {}
         chosen = {key: sub for key, sub in given.items() if _is_named(sub) or key not in registry.components(kind)}
-        return {key: _component(kind, sub, f"{kind}.{key}", errors) for key, sub in chosen.items()}
-    return _component(kind, section, kind, errors)
+        return {key: _component(kind, sub, f"{kind}.{key}", errors, trusted) for key, sub in chosen.items()}
+    return _component(kind, section, kind, errors, trusted)
 
 
 def _is_named(section: Any) -> bool:
     return isinstance(section, Mapping) and "name" in section
 
 
-def _component(kind: str, section: Any, place: str, errors: list[ConfigError]) -> Any:
+def _component(kind: str, section: Any, place: str, errors: list[ConfigError], trusted: bool) -> Any:
     try:
         if kind in registry.SEVERAL and not _is_named(section):
             raise typed.UnknownKey(place, [f"{kind}.{name}" for name in registry.choices(kind)])
-        return registry.complete(kind, section if isinstance(section, Mapping) else {}, place=place)
+        return registry.complete(kind, section if isinstance(section, Mapping) else {}, trusted=trusted, place=place)
     except ConfigErrors as several:
         errors += several.errors
     except ConfigError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmgen import registry
+from mmgen.commands.actions import ACTIONS
 from mmgen.commands.places import options, places, yaml_groups
 from mmgen.commands.schema import COMMANDS
 from mmgen.options import REQUIRED, Option, describe, options_of, written
@@ -148,6 +149,57 @@ PAGES = {
             "component cannot be imported or built.",
         ),
     ),
+    "config": Page(
+        "show a command's resolved config, how two differ, where a value comes from",
+        "show COMMAND|RUN [KEY]… | diff RUN RUN|COMMAND | why COMMAND [KEY]…  [KEY=VALUE]…",
+        (
+            "mmgen config show run experiment=quickstart",
+            "mmgen config show train task=generator dataset=emoji generator trainer.max_steps",
+            "mmgen config diff runs/quickstart run generator.num_layers=6",
+            "mmgen config why run generator.num_layers stages.generator.trainer.max_steps",
+        ),
+        (
+            "Nothing is run. COMMAND is any command with a config, KEY=VALUE and --config-dir are that command's.",
+            "why without a KEY tells of every key the one place that counts.",
+        ),
+    ),
+    "runs": Page(
+        "list, show, compare, open and prune runs; give wandb the rows it lost",
+        "list | show RUN | compare RUN RUN… | open RUN | prune [RUN]… | replay RUN  [KEY=VALUE]…",
+        (
+            "mmgen runs list",
+            "mmgen runs list state=failed dir=experiments",
+            "mmgen runs show runs/quickstart",
+            "mmgen runs compare runs/quickstart runs/six out=six.html",
+            "mmgen runs open runs/quickstart",
+            "mmgen runs prune state=failed older_than=30d",
+            "mmgen runs prune runs/quickstart checkpoints=true yes=true",
+            "mmgen runs replay runs/quickstart",
+        ),
+        (
+            "prune shows what would go, and removes it with yes=true; a run that is running stays.",
+            "replay writes all of metrics.jsonl into an offline wandb run of the same id, for wandb sync.",
+        ),
+    ),
+    "reproduce": Page(
+        "run a finished run again, and tell whether the numbers are the same",
+        "RUN [KEY=VALUE]…",
+        ("mmgen reproduce runs/quickstart", "mmgen reproduce runs/six name=six-on-the-new-torch strict=nothing"),
+        (
+            "RUN is a run's directory, or the folder of an offline wandb run. Differences in code, versions, machine",
+            "and data are told first. Exit code 4: it ran, and a number differs.",
+        ),
+    ),
+    "completion": Page(
+        "print a script that completes commands, groups and options in a shell",
+        "bash | zsh | fish",
+        ("mmgen completion bash", "mmgen completion zsh", "mmgen completion fish"),
+        (
+            'bash: add  eval "$(mmgen completion bash)"  to ~/.bashrc',
+            'zsh: add  eval "$(mmgen completion zsh)"  to ~/.zshrc, after compinit',
+            "fish: mmgen completion fish > ~/.config/fish/completions/mmgen.fish",
+        ),
+    ),
 }
 RULE = """\
 Arguments: KEY=VALUE sets a value or chooses an option of a group; quote a value that has commas or brackets:
@@ -195,6 +247,9 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
         *about.notes,
     ]
     lines += ["", *(f"example: {example}" for example in about.examples)]
+    for action, kind in ACTIONS.get(command, {}).items():
+        if own := _keys(options_of(kind)):
+            lines += ["", f"keys of {action} (KEY=VALUE):" if action else "keys (KEY=VALUE):", *own]
     if command in COMMANDS:
         where = places(config_dir)
         root = options_of(COMMANDS[command])

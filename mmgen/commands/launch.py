@@ -94,7 +94,7 @@ class _Job:
     def __call__(self, cfg: DictConfig) -> None:
         try:
             self.config = composition.finish(self.command, cfg)
-            self.code = _call(self.command, self.config, self.positionals)
+            self.code = call(self.command, self.config, self.positionals)
         except Exception as error:
             self.error = error
 
@@ -106,7 +106,7 @@ class _Job:
         return told(self.error, self.config)
 
 
-def _call(command: str, config: dict[str, Any], positionals: list[str]) -> int:
+def call(command: str, config: dict[str, Any], positionals: list[str]) -> int:
     """Runs the command's function, here or in as many processes as its trainer wants."""
     if command in TRAINING and (count := starting.processes_wanted(config)):
         return starting.start(count, command, config)
@@ -138,7 +138,7 @@ def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable
             config = composition.finish(command, cfg)
             if isinstance(config.get("run"), dict) and "run.name" not in keys:
                 config["run"]["name"] += f"-{_job_name(keys)}"
-            code = _call(command, config, positionals)
+            code = call(command, config, positionals)
         except MmgenError as error:
             print(error.render(), file=sys.stderr)
             raise JobFailed(error.code) from None

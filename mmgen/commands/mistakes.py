@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -100,22 +101,22 @@ def _located(error: ConfigError, request: Request) -> ConfigError:
         if any(said == k or said.startswith(f"{k}.") or k.startswith(f"{said}.") for k in (error.where, key)):
             error.where = place_of(override)
             return error
-    lines = [
+    written = [
         (f"{file}:{line}", text)
         for group, file in PresetSource.loaded
-        for line, text in _lines(file, _inside(error.where, key, group, file))
+        for line, text in lines(file, _inside(error.where, key, group, file))
     ]
-    guilty = [place for place, text in lines if text and text in error.what]  # of several, the one whose value it is
+    guilty = [place for place, text in written if text and text in error.what]  # of several, the one whose value it is
     kind = error.where.partition(".")[0]
     if (
-        lines
+        written
         and isinstance(error, UnknownKey)
         and kind in registry.KINDS
         and kind in {o.key_or_group for o in request.choices}
     ):
         error.why = f"it is set there for another {kind} than the one that the command line chooses"
         error.fix = f"move it into a preset, {kind}/NAME.yaml, that starts from its component"
-    error.where = (guilty or [place for place, _ in lines] or [error.where])[0]
+    error.where = (guilty or [place for place, _ in written] or [error.where])[0]
     return error
 
 
@@ -129,9 +130,9 @@ def _inside(path: str, short: str, group: str, file: Path) -> list[str]:
     return [rest.partition(".")[2]] if group in registry.SEVERAL else [rest]
 
 
-def _lines(file: Path, keys: Iterable[str]) -> Iterator[tuple[int, str]]:
+def lines(file: Path, keys: Iterable[str]) -> Iterator[tuple[int, str]]:
     """The lines where a file says something of one of these keys, with what it says if that is a single value."""
-    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = _composed(file.read_text(encoding="utf-8"))
     for key in dict.fromkeys(keys):
         node, line = root, 0
         for part in key.split("."):
@@ -139,6 +140,11 @@ def _lines(file: Path, keys: Iterable[str]) -> Iterator[tuple[int, str]]:
             line, node = next(((k.start_mark.line + 1, v) for k, v in pairs if k.value == part), (0, None))
         if line:
             yield line, node.value if isinstance(node, yaml.ScalarNode) else ""
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(text: str) -> yaml.Node | None:
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def distinct(errors: list[ConfigError]) -> list[ConfigError]:

@@ -26,6 +26,7 @@ from mmgen.errors import ConfigError, ConfigErrors, quoted
 from mmgen.options import options_of
 from mmgen.spelling import nearest
 
+QUICKSTART = "experiment=quickstart"  # what `mmgen run` alone means
 QUICKSTART_FIX = "pip install -e plugins/mmgen-emoji; or your own pictures: dataset=folder dataset.path=DIRECTORY"
 
 
@@ -126,7 +127,7 @@ def read(command: str, texts: list[str], where: list[Place], multirun: bool) -> 
 
 def _choose_quickstart(request: Request) -> None:
     if places.exists("experiment", "quickstart", request.where):
-        request.choices.append(_parse("experiment=quickstart"))
+        request.choices.append(_parse(QUICKSTART))
     else:
         text = "`mmgen run` alone means experiment=quickstart, which is not installed"
         request.errors.append(ConfigError(text, code="MMG-C05", where="experiment", fix=QUICKSTART_FIX))

@@ -53,8 +53,12 @@ def rivals(config: Mapping[str, Any]) -> list[Rival]:
     return found
 
 
-def read_rivals(config: Mapping[str, Any]) -> tuple[list[Rival], list[ConfigError]]:
-    """Every rival, complete, and all that is wrong with them; an error's `where` is its key."""
+def read_rivals(config: Mapping[str, Any], trusted: bool = True) -> tuple[list[Rival], list[ConfigError]]:
+    """Every rival, complete, and all that is wrong with them; an error's `where` is its key.
+
+    Args:
+        trusted: whether the user wrote the config; one from a file may only name registered components.
+    """
     found: list[Rival] = []
     errors: list[ConfigError] = []
     for name, given in (config.get("rivals") or {}).items():
@@ -71,7 +75,7 @@ def read_rivals(config: Mapping[str, Any]) -> tuple[list[Rival], list[ConfigErro
         laid = {section: merged(encoder[section], own[section]) for section in ("task", "trainer")}
         stage, more = typed.check(typed.options_of(StageConfig), laid, place)
         errors += more
-        component = _component(config["encoder"], own["encoder"], place, errors)
+        component = _component({**config["encoder"], **own["encoder"]}, trusted, place, errors)
         unknown = [key for key in own["evaluator"] if key not in config["evaluator"]]
         errors += [_not_chosen(key, config["evaluator"], place) for key in unknown]
         sections = {name: typed.plain(stage[name]) for name in ("task", "trainer")}
@@ -79,14 +83,14 @@ def read_rivals(config: Mapping[str, Any]) -> tuple[list[Rival], list[ConfigErro
     return found, errors
 
 
-def _component(encoder: Mapping[str, Any], own: Mapping[str, Any], place: str, errors: list[ConfigError]) -> Any:
+def _component(encoder: dict[str, Any], trusted: bool, place: str, errors: list[ConfigError]) -> Any:
     try:
-        return registry.complete("encoder", {**encoder, **own}, place=f"{place}.encoder")
+        return registry.complete("encoder", encoder, trusted=trusted, place=f"{place}.encoder")
     except ConfigErrors as several:
         errors += several.errors
     except ConfigError as error:
         errors.append(error)
-    return dict(encoder)
+    return encoder
 
 
 def _not_chosen(name: str, evaluators: Mapping[str, Any], place: str) -> ConfigError:

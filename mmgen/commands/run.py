@@ -18,6 +18,7 @@ from mmgen import registry
 from mmgen.checkpoint.parts import Part, read_part
 from mmgen.commands.evaluate import failures, needs_of
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.rivals import Rival, rivals
 from mmgen.commands.schema import PLACEMENT, STAGES
@@ -29,6 +30,7 @@ from mmgen.files import read_json, write_json
 from mmgen.loading import PARTS, load_part
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
+from mmgen.runs.origin import keep
 from mmgen.text_to_image import TextToImage, open_trio
 from mmgen.tracking.report import summary, write_report
 
@@ -44,9 +46,12 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     stages = {kind: _stage(kind, config) for kind in PARTS}
     others = {rival: _rival_stage(rival, config) for rival in rivals(config)}
     pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
+    made = made_by("run", config, pictures)
+    for stage in (*stages.values(), *others.values()):
+        stage.origin = made
     with locked(path) as directory:
         ranks.agree(lambda: check_new(directory, config["resume"]))
-        with _status(ranks.agree(lambda: directory.create(config, (*MAY_DIFFER, *PLACEMENTS)))):
+        with _status(ranks.agree(lambda: _begin(directory, config, made))):
             parts: dict[str, Part] = {}
             for kind, stage in stages.items():
                 if ranks.first:
@@ -73,6 +78,13 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return failures(path)
+
+
+def _begin(directory: RunDirectory, config: dict[str, Any], made: dict[str, Any] | None) -> RunDirectory:
+    directory.create(config, (*MAY_DIFFER, *PLACEMENTS))
+    if made is not None:
+        keep(directory.path, made)
+    return directory
 
 
 def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:

@@ -31,6 +31,7 @@ from mmgen.progress import Bar
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
+from mmgen.runs.origin import in_tracker, keep
 from mmgen.tasks.callbacks import ShowReconstructions
 from mmgen.tasks.codebook import WatchCodebook
 from mmgen.tasks.parallel import holds_plain_tensors, whole_state
@@ -54,6 +55,7 @@ class Stage:
     experiment: str
     init_from: str | None = None  # the fingerprint of the part whose weights to start from
     section: str | None = None  # of the config that it is in; null: stages.KIND
+    origin: dict[str, Any] | None = None  # what the run is made by (`mmgen.runs.origin`); of rank 0
 
     def config(self, requires: Mapping[str, str], data: str) -> dict[str, Any]:
         """What decides the outcome: a directory made with another is not gone on with."""
@@ -91,6 +93,8 @@ def train_stage(stage: Stage, path: Path, pictures: Samples, tokenizer: Part | N
 
     def is_finished() -> bool:
         directory.create(config, (*MAY_DIFFER, *(f"trainer.{key}" for key in PLACEMENT)))
+        if stage.origin is not None:
+            keep(path, stage.origin)
         return directory.status().state == "finished" and (directory.model / "manifest.json").is_file()
 
     if not current().agree(is_finished):
@@ -231,7 +235,7 @@ class _Training:
             self.directory.path,
             name=f"{self.stage.experiment}-{self.stage.kind}",
             job_type=self.stage.kind,
-            config=self.config,
+            config={**self.config, **in_tracker(self.stage.origin)},
             group=self.stage.tracking["group"] or self.stage.experiment,
             project=self.stage.tracking["project"],
             mode=self.stage.tracking["mode"],

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mmgen.checkpoint.parts import Part, check_requires
+from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_fixed, check_new, check_stages, check_tokens, read_pictures
 from mmgen.commands.stages import Stage, train_stage
 from mmgen.commands.starting import locked, meet
@@ -33,6 +34,9 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         experiment=config["run"]["name"],
     )
     tokenizer, init_from, pictures = ranks.alike(lambda: _read(config, stage))
+    requires = {"tokenizer_from": tokenizer.fingerprint} if tokenizer else {}
+    requires |= {"init_from": init_from.fingerprint} if init_from else {}
+    stage.origin = made_by("train", config, pictures, requires)
     if tokenizer is not None and ranks.first:
         Console(stderr=True).print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
     with locked(path) as directory:
@@ -46,9 +50,11 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
 
 
 def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | None, Samples]:
-    """The image tokenizer, the part to start from and the data, checked against each other and the config."""
-    kind = stage.kind
-    tokenizer = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"])) if kind == "generator" else None
+    """The image tokenizer, the part to start from and the data, checked against each other and the config, which is
+    told where an image tokenizer that it does not name was found."""
+    kind, tokenizer = stage.kind, None
+    if kind == "generator":
+        tokenizer, config["tokenizer_from"] = _image_tokenizer(config["tokenizer_from"], Path(config["run"]["dir"]))
     init_from = part_of(config["init_from"], kind, "init_from") if config["init_from"] else None
     if init_from is not None:
         stage.init_from = init_from.fingerprint
@@ -60,14 +66,14 @@ def _read(config: dict[str, Any], stage: Stage) -> tuple[Part | None, Part | Non
     return tokenizer, init_from, pictures
 
 
-def _image_tokenizer(source: str | None, runs: Path) -> Part:
-    """The one asked for, or that of the newest finished run that has one."""
+def _image_tokenizer(source: str | None, runs: Path) -> tuple[Part, str]:
+    """The one asked for, or that of the newest finished run that has one, and where it lies."""
     if source is not None:
-        return part_of(source, "tokenizer", "tokenizer_from")
+        return part_of(source, "tokenizer", "tokenizer_from"), source
     for run in finished_runs(runs):
         parts = read_parts(run.path, trusted=True)
         if "tokenizer" in parts:
-            return parts["tokenizer"]
+            return parts["tokenizer"], str(run.path)
     raise ConfigError(
         f"a generator needs a trained image tokenizer, and {runs}/ holds none",
         code="MMG-C20",

@@ -76,6 +76,30 @@ def locked(lock_file: Path, free_name: str) -> Iterator[None]:
             os.close(descriptor)
 
 
+def holder_of(lock_file: Path) -> dict[str, Any] | None:
+    """Who holds a lock, as `pid`, `host` and `start`; None where nobody does. Takes no lock that a run could want: the
+    file is empty unless somebody holds it, or died with it."""
+    try:
+        if lock_file.stat().st_size == 0:
+            return None
+        descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        holder: dict[str, Any] = {}
+        with suppress(ValueError):
+            found = json.loads(os.pread(descriptor, 4096, 0))
+            holder = found if isinstance(found, dict) else {}
+        if holder.get("host") == socket.gethostname() and not _alive(holder.get("pid")):
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another process may have that number by now
+    except OSError as error:
+        return holder if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _holder(descriptor: int) -> dict[str, Any]:
     """Who holds it. A holder writes its name just after locking, so an old name or none is read once more."""
     holder: dict[str, Any] = {}

@@ -131,7 +131,7 @@ class RunLogger(Logger):
         self._start_mirror()
         if self._mirror:
             metadata = {"kind": kind, "fingerprint": fingerprint, "parents": dict(parents)}
-            self._mirror.part(_NOT_FOR_FILES.sub("-", f"{self._group}-{kind}"), Path(path), metadata)
+            self._mirror.part(artifact_name(self._group, kind), Path(path), metadata)
 
     @override
     @rank_zero_only
@@ -159,7 +159,16 @@ class RunLogger(Logger):
 
     def _earlier_pictures(self) -> list[dict[str, Any]]:
         """What an earlier attempt logged up to where this one resumes; later pictures will be drawn again."""
-        last = max((int(row["step"]) for row in self._metrics.rows()), default=-1)
-        found = [(path, re.fullmatch(r"(.+)-(\d{6,})", path.stem)) for path in sorted(self._samples.glob("*.png"))]
-        steps = [(match[1], path, int(match[2])) for path, match in found if match]
-        return [picture(name, path, step) for name, path, step in steps if step <= last]
+        return earlier_pictures(self._samples, max((int(row["step"]) for row in self._metrics.rows()), default=-1))
+
+
+def earlier_pictures(samples: Path, last: float) -> list[dict[str, Any]]:
+    """The pictures that were logged up to a step, as the follower reads them."""
+    found = [(path, re.fullmatch(r"(.+)-(\d{6,})", path.stem)) for path in sorted(samples.glob("*.png"))]
+    steps = [(match[1], path, int(match[2])) for path, match in found if match]
+    return [picture(name, path, step) for name, path, step in steps if step <= last]
+
+
+def artifact_name(group: str, kind: str) -> str:
+    """How wandb calls a part of a run."""
+    return _NOT_FOR_FILES.sub("-", f"{group}-{kind}")

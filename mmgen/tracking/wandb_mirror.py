@@ -18,8 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmgen.errors import MmgenError
+from mmgen.files import write_json
+
 log = logging.getLogger("mmgen.tracking")
 
+SETTINGS = "settings.json"  # beside wandb's files: what the run was started with
 FOLLOWER = Path(__file__).with_name("wandb_follower.py")
 MODES = ("offline", "online", "disabled")
 INIT_SECONDS = 10.0  # how long a server may take to answer, before the run goes on offline
@@ -49,12 +53,20 @@ class WandbMirror:
         settings: `project`, `group`, `job_type`, `name`, and `config`, a plain dict without secrets.
         mode: offline or online.
         pictures: what was logged before this process, as `picture` gives it; shown again when the run is written anew.
+        finish_seconds: how long `finish` may wait; by default `FINISH_SECONDS` of the mode.
     """
 
     def __init__(
-        self, directory: Path, metrics: Path, settings: dict[str, Any], mode: str, pictures: list[dict[str, Any]]
+        self,
+        directory: Path,
+        metrics: Path,
+        settings: dict[str, Any],
+        mode: str,
+        pictures: list[dict[str, Any]],
+        finish_seconds: float | None = None,
     ) -> None:
         self._metrics, self._mode = metrics.resolve(), mode
+        self._finish_seconds = finish_seconds if finish_seconds is not None else FINISH_SECONDS[mode]
         self._home = directory.resolve() / "wandb"
         self._process: subprocess.Popen[bytes] | None = None
         self._outbox, self._inbox = b"", b""
@@ -63,8 +75,9 @@ class WandbMirror:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             self.id = self._kept_id()
+            write_json(self._home / SETTINGS, settings)  # for `mmgen runs replay`
             self._process = self._start()
-        except OSError as error:
+        except (OSError, ValueError, TypeError, MmgenError) as error:
             self._give_up(f"could not start: {error}")
             return
         self._send(
@@ -75,7 +88,7 @@ class WandbMirror:
             id=self.id,
             pictures=pictures,
             init_seconds=INIT_SECONDS,
-            finish_seconds=FINISH_SECONDS[mode],
+            finish_seconds=self._finish_seconds,
             **settings,
         )
 
@@ -108,15 +121,15 @@ class WandbMirror:
             self._give_up(f"its process ended with code {self._process.returncode}")
 
     def finish(self, exit_code: int = 0) -> None:
-        """Waits until the follower has repeated everything, at most `FINISH_SECONDS`."""
+        """Waits until the follower has repeated everything, at most `finish_seconds`."""
         if not self._open or self._process is None:
             return
         self._send("finish", exit_code=exit_code)
-        deadline = time.monotonic() + FINISH_SECONDS[self._mode]
+        deadline = time.monotonic() + self._finish_seconds
         while self._open and not self._finished:
             left = deadline - time.monotonic()
             if left <= 0:
-                self._give_up(f"it did not finish within {FINISH_SECONDS[self._mode]:.0f} s")
+                self._give_up(f"it did not finish within {self._finish_seconds:.0f} s")
                 return
             self._wait(min(left, 0.2))
             self.tick()

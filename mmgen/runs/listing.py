@@ -1,0 +1,278 @@
+"""Every run below a directory, read cheaply: no torch, and of a thousand runs only small files and the ends of large
+ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmgen.errors import CheckpointError, quoted
+from mmgen.runs.directory import MAY_DIFFER, STATES, Status
+from mmgen.runs.lock import holder_of
+from mmgen.runs.origin import NAME as ORIGIN
+
+STAGES = ("tokenizer", "generator", "encoder")
+DEPTH = 4  # folders that a run may lie below the directory that is listed
+TAIL = 32 * 1024  # bytes of the end of metrics.jsonl, enough for its last validation
+_CLOSED = {"wandb", "samples", "checkpoints", "model", "evaluations"}  # folders that hold no run
+_ABSENT = object()
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+
+
+@dataclass
+class Stage:
+    """A training, of a run or the only one of it."""
+
+    name: str
+    path: Path
+    status: Status
+
+    @cached_property
+    def last(self) -> dict[str, float]:
+        """The last validation's numbers; of a training without one, the last row's."""
+        return last_numbers(self.path / "metrics.jsonl")
+
+
+@dataclass
+class Run:
+    """A run as a listing shows it. `state` is running, finished, interrupted, failed or new."""
+
+    path: Path
+    status: Status
+    state: str
+    holder: dict[str, Any] | None
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def started(self) -> datetime | None:
+        return _moment(self.status.started)
+
+    @property
+    def updated(self) -> datetime | None:
+        moments = [_moment(status.updated) for status in (self.status, *(stage.status for stage in self.stages))]
+        return max((moment for moment in moments if moment is not None), default=None)
+
+    @property
+    def current(self) -> Stage | None:
+        """The stage that is not finished, or None."""
+        return next((stage for stage in self.stages if stage.status.state != "finished"), None)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all stages and resumes."""
+        return sum(stage.status.seconds for stage in self.stages)
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What origin.json holds, unchecked; empty where there is none."""
+        return _json(self.path / ORIGIN)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The composed config; of a run without an origin, what its config.yaml holds. Empty if neither can be read."""
+        found = self.origin.get("config")
+        if not isinstance(found, dict):
+            try:
+                found = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=_YAML)  # noqa: S506
+            except (OSError, ValueError, yaml.YAMLError):
+                found = {}
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The first number that each evaluator found, by its name, as evaluation.json holds it."""
+        found = {}
+        findings = _json(self.path / "evaluation.json").get("findings")
+        for one in findings.values() if isinstance(findings, dict) else []:
+            numbers = one.get("numbers") if isinstance(one, dict) else None
+            if isinstance(numbers, list) and numbers and isinstance(numbers[0], dict):
+                found[str(numbers[0].get("name", ""))] = numbers[0]
+        return found
+
+    @property
+    def command(self) -> str:
+        return str(self.origin.get("command") or ("run" if "stages" in self.config else "train"))
+
+    def pictures(self) -> list[Path]:
+        """Every picture of the run: the sheet, then samples, in the order of their names."""
+        found = [self.path / "sheet.png"] if (self.path / "sheet.png").is_file() else []
+        for folder in dict.fromkeys([self.path, *(stage.path for stage in self.stages)]):
+            with suppress(OSError):
+                found += sorted(Path(one.path) for one in os.scandir(folder / "samples") if one.name.endswith(".png"))
+        return found
+
+
+    def count_pictures(self) -> int:
+        """How many `pictures` there are."""
+        count = int((self.path / "sheet.png").is_file())
+        for folder in {str(self.path), *(str(stage.path) for stage in self.stages)}:
+            with suppress(OSError):
+                count += sum(name.endswith(".png") for name in os.listdir(f"{folder}/samples"))
+        return count
+
+
+def find_runs(directory: str | Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The directories of runs below a directory, itself included; what is hidden is not looked into."""
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    if any(entry.name == "status.json" for entry in entries):
+        yield Path(directory)
+        return
+    for entry in sorted(entries, key=lambda entry: entry.name) if depth > 0 else []:
+        if entry.name[:1] != "." and entry.name not in _CLOSED and entry.is_dir(follow_symlinks=False):
+            yield from find_runs(entry.path, depth - 1)
+
+
+def list_runs(directory: str | Path) -> list[Run]:
+    """The runs below a directory, the newest first."""
+    runs = [read_run(path) for path in find_runs(directory)]
+    return sorted(runs, key=lambda run: (run.status.started, run.name), reverse=True)
+
+
+def open_run(path: str | Path) -> Run:
+    """A run that exists.
+
+    Raises:
+        CheckpointError: no run lies there.
+    """
+    path = Path(path)
+    if not (path / "status.json").is_file():
+        raise CheckpointError(
+            f"{quoted(str(path))} is no run",
+            code="MMG-K05",
+            why="it has no status.json" if path.is_dir() else "there is no such directory",
+            fix="mmgen runs list",
+        )
+    return read_run(path)
+
+
+def read_run(path: Path) -> Run:
+    """A run's status and that of its stages; one that cannot be read is "failed"."""
+    status = _status(path)
+    stages = [Stage(name, path / name, found) for name in STAGES if (found := _status(path / name)).state != "new"]
+    if not stages and status.state != "new":
+        stages = [Stage(status.stage or "training", path, status)]
+    holder = holder_of(path / ".lock")
+    return Run(path, status, _state(status, holder), holder, stages)
+
+
+def _state(status: Status, holder: Mapping[str, Any] | None) -> str:
+    if holder is not None:
+        return "running"
+    return {"running": "interrupted", "preempted": "interrupted"}.get(status.state, status.state)
+
+
+def _status(path: Path) -> Status:
+    """As `RunDirectory.status`, but one that cannot be read is "failed"."""
+    try:
+        found = json.loads((path / "status.json").read_bytes())
+        status = Status(**found)
+    except FileNotFoundError:
+        return Status()
+    except (OSError, ValueError, TypeError, RecursionError):
+        return Status(state="failed")
+    return status if status.state in STATES else Status(state="failed")
+
+
+def last_numbers(file: Path) -> dict[str, float]:
+    """The numbers of the last validation in metrics.jsonl, and of the last row, which tells the training's."""
+    try:
+        with open(file, "rb") as opened:
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - TAIL))
+            lines = opened.read().splitlines()
+    except OSError:
+        return {}
+    found: dict[str, float] = {}
+    for line in reversed(lines):
+        with suppress(ValueError):
+            row = json.loads(line)
+            known = {*_splits(found), "step", "time"}
+            fresh = {name: value for name, value in row.items() if name.split("/")[0] not in known}
+            found |= {k: v for k, v in fresh.items() if isinstance(v, int | float) and math.isfinite(v)}
+        if {"train", "val"} <= _splits(found):
+            break
+    return found
+
+
+def _splits(numbers: Mapping[str, float]) -> set[str]:
+    return {name.split("/")[0] for name in numbers}
+
+
+def peculiar(configs: Sequence[Mapping[str, Any]], ignore: Collection[str] = MAY_DIFFER) -> list[dict[str, str]]:
+    """Of each config, the keys whose value is not what most of the configs have; dotted, values as text.
+
+    Args:
+        ignore: sections that are left out.
+    """
+    found: list[dict[str, str]] = [{} for _ in configs]
+    for key in dict.fromkeys(key for config in configs for key in config if key not in ignore):
+        _collect(key, [config.get(key, _ABSENT) for config in configs], found)
+    return found
+
+
+def _collect(key: str, values: list[Any], found: list[dict[str, str]]) -> None:
+    """Sections that are alike are compared as wholes, which is what makes a thousand configs quick to compare."""
+    first = values[0]
+    if all(value == first for value in values):
+        return
+    if any(isinstance(value, dict) and value for value in values):
+        sections = [value if isinstance(value, dict) else {} for value in values]
+        for name in dict.fromkeys(name for section in sections for name in section):
+            _collect(f"{key}.{name}", [section.get(name, _ABSENT) for section in sections], found)
+        return
+    texts = [_text(value) for value in values]
+    usual = Counter(texts).most_common(1)[0][0]
+    for one, text, value in zip(found, texts, values, strict=True):
+        if text != usual and value is not _ABSENT:
+            one[key] = text
+
+
+def flat_texts(config: Mapping[str, Any], ignore: Collection[str] = MAY_DIFFER) -> dict[str, str]:
+    """A config by dotted keys, its values as text, without the sections of `ignore`."""
+    return dict(_flat({key: value for key, value in config.items() if key not in ignore}))
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Values as text, which JSON and YAML write alike."""
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is _ABSENT else json.dumps(value)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,168 @@
+"""`mmgen reproduce`: the same run again, from its directory or from wandb's folder, equal to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmgen.files import read_json, write_json
+from mmgen.runs.agreement import compare_evaluations, compare_rows
+from mmgen.runs.origin import read_origin
+from tests.tiny import RUN, mmgen, write_pictures
+
+Call = Callable[..., tuple[int, str, str]]
+TRAIN = [
+    "train", "task=tokenizer", "run.name=tiny", "trainer.max_steps=12", "trainer.log_every_n_steps=1",
+    "trainer.val_check_interval=6", "task.batch_size=8", *(option for option in RUN if "stages" not in option
+    and not option.startswith("drawing")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty pictures, and a training on them that was tracked offline."""
+    work = tmp_path_factory.mktemp("work")
+    write_pictures(work / "pictures")
+    done = mmgen(*TRAIN, cwd=work)
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def test_what_is_recorded(work: Path):
+    made = read_origin(work / "runs" / "tiny")
+    assert (made["command"], made["directory"]) == ("train", str(work))
+    assert made["config"]["dataset"]["path"] == "pictures"
+    assert made["data"]["size"] == 60
+    (session,) = made["sessions"]
+    assert session["code"]["mmgen"]
+    assert len(session["code"]["commit"] or "0" * 40) == 40
+    assert session["machine"]["threads"] == 1
+
+
+def test_a_training_again_is_equal_to_the_last_bit(work: Path, call: Call):
+    code, out, err = call("reproduce", "runs/tiny", "name=second")
+    assert code == 0, out + err
+    assert "equal to the last bit  the same weights" in out
+    assert out.splitlines()[-1] == "runs/second is runs/tiny to the last bit"
+    found = read_json(work / "runs" / "second" / "reproduction.json")
+    assert found["agrees"] is True
+    assert found["compared"]["tokenizer"]["numbers"] >= 12 * 8
+    weights = [(work / "runs" / name / "model" / "model.safetensors").read_bytes() for name in ("tiny", "second")]
+    assert weights[0] == weights[1]
+
+
+def test_from_wandbs_folder_alone(work: Path, call: Call):
+    """Its config holds what is needed, and its numbers are compared."""
+    (folder,) = (work / "runs" / "tiny" / "wandb").glob("offline-run-*")
+    shutil.copytree(folder, work / "sent" / folder.name)
+    code, out, err = call("reproduce", f"sent/{folder.name}", "name=third")
+    assert code == 0, out + err
+    assert "numbers, equal to the last bit" in out
+    assert read_json(work / "runs" / "third" / "reproduction.json")["compared"]["tokenizer"]["numbers"] >= 12 * 8
+
+
+def test_a_run_that_is_another_is_told_and_ends_with_4(work: Path, call: Call):
+    shutil.copytree(work / "runs" / "tiny", work / "runs" / "other")
+    made = read_origin(work / "runs" / "other")
+    made["config"]["seed"] = 2
+    made["sessions"][0]["versions"]["numpy"] = "1.0"
+    write_json(work / "runs" / "other" / "origin.json", made)
+    code, out, err = call("reproduce", "runs/other")
+    assert code == 4
+    assert "differs: versions.numpy: 1.0 → " in err
+    assert "numbers differ, the first at step 0: train/loss" in out
+    assert "other weights" in out
+    assert "is not runs/other to the last bit" in out
+    assert call("reproduce", "runs/other", "strict=all")[0] == 2
+    assert not (work / "runs" / "tiny-again-2").exists(), "refused before anything is written"
+
+
+def test_other_data_is_refused_before_anything_is_written(work: Path, call: Call):
+    picture = work / "pictures" / "red-bar-0.txt"
+    before = picture.read_text()
+    picture.write_text("a crimson bar\n")
+    try:
+        code, _, err = call("reproduce", "runs/tiny", "name=fourth")
+    finally:
+        picture.write_text(before)
+    assert code == 3
+    assert "error[MMG-D60]: fingerprint is" in err
+    assert "strict=nothing" in err
+    assert not (work / "runs" / "fourth").exists()
+
+
+def test_a_recorded_class_of_ones_own_is_imported_only_if_trusted(work: Path, call: Call):
+    shutil.copytree(work / "runs" / "tiny", work / "runs" / "foreign")
+    (work / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\nclass Data: ...")
+    made = read_origin(work / "runs" / "foreign")
+    made["config"]["dataset"] = {"name": "evil:Data"}
+    write_json(work / "runs" / "foreign" / "origin.json", made)
+    code, _, err = call("reproduce", "runs/foreign")
+    assert code == 2
+    assert "evil:Data" in err
+    assert not (work / "ran").exists()
+
+
+def test_a_secret_has_to_be_given_again(work: Path, call: Call):
+    shutil.copytree(work / "runs" / "tiny", work / "runs" / "secret")
+    made = read_origin(work / "runs" / "secret")
+    made["config"]["tokenizer"]["hub_token"] = "<redacted>"
+    write_json(work / "runs" / "secret" / "origin.json", made)
+    code, _, err = call("reproduce", "runs/secret")
+    assert (code, "fix: tokenizer.hub_token=VALUE" in err) == (2, True)
+    code, _, err = call("reproduce", "runs/secret", "tokenizer.hub_token=x", "tokenizer.width=9")
+    assert (code, "'tokenizer.width' is as it was recorded" in err) == (2, True)
+
+
+@pytest.mark.parametrize("path", ["runs", "nowhere", "pictures"])
+def test_what_is_no_run_is_refused(path: str, call: Call):
+    code, _, err = call("reproduce", path)
+    assert code == 5
+    assert f"'{path}' is no run and no folder of an offline wandb run" in err
+
+
+@pytest.mark.slow
+def test_a_whole_run_again_is_equal_to_the_last_bit(finished: Path, tmp_path: Path):
+    shutil.copytree(finished.parents[1] / "pictures", tmp_path / "pictures")
+    shutil.copytree(finished, tmp_path / "runs" / "tiny")
+    done = mmgen("reproduce", "runs/tiny/generator", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    compared = json.loads((tmp_path / "runs" / "tiny-again" / "reproduction.json").read_text())["compared"]
+    assert sorted(compared) == ["encoder", "evaluation", "generator", "tokenizer"]
+    assert all(one["numbers"] >= 10 for one in compared.values())
+    assert [compared[kind]["same_weights"] for kind in ("tokenizer", "generator", "encoder")] == [True] * 3
+
+
+# --- agreement -------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_compared_by_step_and_name():
+    old = [{"step": 0, "time": 1.0, "loss": 0.5}, {"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}]
+    same = [{"step": 0, "time": 9.0, "loss": 0.5, "new": 1}, {"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}]
+    found = compare_rows(old, same)
+    assert (found.numbers, found.exact, found.only_new) == (3, True, 1)
+    other = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nextafter(1.0, 2.0)}]
+    found = compare_rows(old, other)
+    assert (found.differing, found.exact, found.first[:2]) == (2, False, (1, "loss"))
+    found = compare_rows(old, same[:2])
+    assert (found.exact, found.only_old) == (False, 1)
+    assert not compare_rows([], []).exact
+
+
+def test_throughput_and_memory_are_not_compared():
+    old = [{"step": 0, "speed/pictures": 1.0, "train/step_seconds": 2.0, "system/cpu": 3.0, "train/loss": 0.5}]
+    assert compare_rows(old, [{**old[0], "speed/pictures": 9.0}]).numbers == 1
+
+
+def test_evaluations_are_compared_by_the_names_of_numbers():
+    def evaluation(value: float) -> dict:
+        return {"findings": {"a": {"numbers": [{"name": "a/psnr", "value": value}]}, "b": {"numbers": []}}}
+
+    assert compare_evaluations(evaluation(1.0), evaluation(1.0)).exact
+    told = compare_evaluations(evaluation(1.0), evaluation(1.5)).told()
+    assert told.startswith("1 of 1 numbers differ, the first: a/psnr 1.0 → 1.5")

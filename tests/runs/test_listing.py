@@ -1,0 +1,165 @@
+"""What lies below a directory of runs, and what each run's state is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmgen.errors import CheckpointError
+from mmgen.runs import listing
+from mmgen.runs.directory import RunDirectory
+from mmgen.runs.listing import find_runs, list_runs, open_run, peculiar
+from mmgen.runs.lock import holder_of
+from mmgen.runs.metrics import MetricsFile
+from mmgen.runs.origin import keep, origin
+
+
+def make(path: Path, config: dict[str, Any] | None = None, **status: Any) -> RunDirectory:
+    """A run of one stage, with a few rows."""
+    path.mkdir(parents=True)
+    directory = RunDirectory(path).create(config or {"seed": 1})
+    directory.update_status(**{"state": "finished", "stage": "tokenizer", "step": 7, "max_steps": 7, **status})
+    metrics = MetricsFile(directory.metrics_file)
+    for step in range(3):
+        metrics.append({"step": step, "train/loss": 1.0 - step / 10})
+        metrics.append({"step": step, "val/loss": 2.0 - step / 10})
+    metrics.append({"step": 3, "train/loss": 0.5, "train/lr": 0.25})
+    metrics.close()
+    return directory
+
+
+def test_runs_are_found_wherever_they_lie_and_nothing_else(tmp_path: Path):
+    make(tmp_path / "runs" / "a")
+    make(tmp_path / "runs" / "sweep" / "trials" / "b")
+    make(tmp_path / "runs" / "a" / "tokenizer")  # a stage is no run of its own
+    make(tmp_path / "runs" / ".c.12-0123abcd.tmp")  # what a killed removal left
+    (tmp_path / "runs" / "pictures").mkdir()
+    found = [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path / "runs")]
+    assert found == ["runs/a", "runs/sweep/trials/b"]
+    assert list(find_runs(tmp_path / "nowhere")) == []
+    with pytest.raises(CheckpointError, match=r"no status\.json"):
+        open_run(tmp_path / "runs" / "pictures")
+
+
+@pytest.mark.parametrize(
+    ("written", "held", "state"),
+    [
+        ("finished", False, "finished"),
+        ("failed", False, "failed"),
+        ("preempted", False, "interrupted"),
+        ("running", False, "interrupted"),  # its process is gone
+        ("running", True, "running"),
+        ("preempted", True, "running"),  # it goes on, and has not said so yet
+    ],
+)
+def test_the_state_is_that_of_the_lock_too(tmp_path: Path, written: str, held: bool, state: str):
+    directory = make(tmp_path / "a", state=written)
+    if not held:
+        assert open_run(tmp_path / "a").state == state
+        return
+    with directory.lock():
+        run = open_run(tmp_path / "a")
+        assert (run.state, run.holder and run.holder["pid"]) == (state, os.getpid())
+
+
+def test_a_lock_whose_holder_was_killed_is_free(tmp_path: Path):
+    code = (
+        "import os, sys\nfrom mmgen.runs.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).lock():\n    os.kill(os.getpid(), 9)"
+    )
+    directory = make(tmp_path / "a", state="running")
+    subprocess.run([sys.executable, "-c", code, str(directory.path)], check=False)
+    assert directory.lock_file.read_text().startswith("{"), "its name is still there"
+    assert holder_of(directory.lock_file) is None
+    assert open_run(directory.path).state == "interrupted"
+    # The number may be another process's by now, which holds no lock.
+    directory.lock_file.write_text(json.dumps({"pid": os.getppid(), "host": os.uname().nodename, "start": ""}))
+    assert holder_of(directory.lock_file) is None
+
+
+def test_a_status_that_cannot_be_read_is_a_failed_run(tmp_path: Path):
+    for name, text in {"a": "{", "b": "[]", "c": '{"state": "odd"}', "d": '{"state": "finished", "more": 1}'}.items():
+        make(tmp_path / name).status_file.write_text(text)
+    assert {run.state for run in list_runs(tmp_path)} == {"failed"}
+
+
+def test_the_last_validation_and_the_last_row_are_told(tmp_path: Path):
+    directory = make(tmp_path / "a")
+    with directory.metrics_file.open("a") as file:
+        file.write('{"step": 4, "train/lo')  # a crash in the middle of a row
+    assert open_run(directory.path).stages[0].last == {"train/loss": 0.5, "train/lr": 0.25, "val/loss": 1.8}
+    assert listing.last_numbers(tmp_path / "none.jsonl") == {}
+
+
+def test_pictures_are_counted_and_named(tmp_path: Path):
+    directory = make(tmp_path / "a")
+    for file in ("sheet.png", "samples/b.png", "samples/a.png", "samples/notes.txt"):
+        (directory.path / file).parent.mkdir(exist_ok=True)
+        (directory.path / file).touch()
+    run = open_run(directory.path)
+    assert [path.name for path in run.pictures()] == ["sheet.png", "a.png", "b.png"]
+    assert run.count_pictures() == 3
+
+
+def test_what_is_peculiar_to_a_config():
+    usual = {"seed": 1, "run": {"name": "a"}, "generator": {"num_layers": 4, "name": "toy"}, "evaluator": {}}
+    deep = {**usual, "run": {"name": "b"}, "generator": {"num_layers": 6, "name": "toy"}}
+    other = {**usual, "run": {"name": "c"}, "seed": 2, "evaluator": {"judge": {"split": "val"}}}
+    assert peculiar([usual, deep, other]) == [
+        {},
+        {"generator.num_layers": "6"},
+        {"seed": "2", "evaluator.judge.split": "val"},
+    ]
+    assert peculiar([deep]) == [{}]
+    assert peculiar([]) == []
+
+
+def test_an_origin_keeps_its_first_start_and_adds_those_that_differ(tmp_path: Path):
+    machine = {"threads": 1}
+    config = {"seed": 1, "dataset": {"name": "folder", "hub_token": "hunter2"}}
+    made = origin("run", config, {"fingerprint": "abc"}, machine)
+    keep(tmp_path, made)
+    keep(tmp_path, origin("run", config, {"fingerprint": "abc"}, machine))
+    found = json.loads((tmp_path / "origin.json").read_text())
+    assert found == made, "an equal start adds nothing"
+    assert "hunter2" not in json.dumps(found)
+    keep(tmp_path, origin("run", {"seed": 2}, {"fingerprint": "abc"}, {"threads": 2}))
+    found = json.loads((tmp_path / "origin.json").read_text())
+    assert found["config"]["seed"] == 1
+    assert [one["machine"]["threads"] for one in found["sessions"]] == [1, 2]
+
+
+def test_a_thousand_runs_are_listed_within_two_seconds(tmp_path: Path):
+    """Each with three stages, rows, pictures, an evaluation, and a config of the size of the quick start's."""
+    config = {"seed": 1, **{f"section{i}": {f"key{j}": j for j in range(20)} for i in range(15)}}
+    numbers = [{"name": f"psnr/{i}", "value": 1.0, "n": 9, "unit": "dB", "chance": None, "note": "x"} for i in range(9)]
+    one = make(tmp_path / "first").path
+    for stage in ("tokenizer", "generator", "encoder"):
+        make(one / stage)
+    (one / "evaluation.json").write_text(json.dumps({"findings": {f"e{i}": {"numbers": numbers} for i in range(4)}}))
+    for i in range(1000):
+        shutil.copytree(one, tmp_path / "runs" / f"run-{i:04d}", copy_function=os.link)
+        made = {**origin_of(config), "config": {**config, "seed": i % 3}}
+        (tmp_path / "runs" / f"run-{i:04d}" / "origin.json").write_text(json.dumps(made, indent=1))
+    code = (
+        "import sys, time, mmgen.cli\n"
+        "assert mmgen.cli.main(['runs', 'list']) == 0\n"
+        "heavy = [m for m in ('torch', 'hydra', 'omegaconf', 'wandb', 'rich') if m in sys.modules]\n"
+        "print(heavy, time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    heavy, seconds = done.stderr.rsplit(" ", 1)
+    assert heavy == "[]"
+    assert len(done.stdout.splitlines()) == 1001
+    assert float(seconds) < 2, "of the processor, so that a busy machine does not matter"
+
+
+def origin_of(config: dict[str, Any]) -> dict[str, Any]:
+    return origin("run", config, {"name": "folder", "size": 60, "fingerprint": "abc"}, {"threads": 1})
