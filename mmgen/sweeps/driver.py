@@ -22,9 +22,8 @@ from mmgen.sweeps.definition import FIRST_TRIALS, Sweep
 from mmgen.sweeps.goals import Tail
 from mmgen.sweeps.ledger import Ledger
 from mmgen.sweeps.process import Failure, Process, is_finished, progress, why
-from mmgen.sweeps.results import Result, best, results
+from mmgen.sweeps.results import Result, best, results, shown
 from mmgen.sweeps.space import Value, override
-from mmgen.tracking.charts import number
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -273,8 +272,9 @@ class Driver:
         if not self.ledger.finish(one.frozen, TrialState[state], values, facts):
             self.tell(f"trial {one.frozen.number} was taken over by another worker")
             return
-        said = {"COMPLETE": "", "PRUNED": "pruned at ", "FAIL": f"failed: {facts.get('failure')} (log: {one.process.log})"}
-        names = ", ".join(f"{goal.name} {number(v, 4)}" for goal, v in zip(self.sweep.goals, values or [], strict=False))
+        failed = f"failed: {facts.get('failure')} (log: {one.process.log})"
+        said = {"COMPLETE": "", "PRUNED": "pruned at ", "FAIL": failed}
+        names = shown(self.sweep, values or [])
         setting = " ".join(override(key, value) for key, value in one.values.items())
         self.tell(f"trial {one.frozen.number}: {said[state]}{names} in {duration(facts['seconds'])}; {setting}")
 
@@ -346,8 +346,7 @@ class Driver:
         found = self.results()
         parts = []
         if (top := best(found)) is not None:
-            shown = " ".join(f"{goal.name} {number(v, 4)}" for goal, v in zip(self.sweep.goals, top.values, strict=True))
-            parts.append(f"best {shown} (trial {top.number})")
+            parts.append(f"best {shown(self.sweep, top.values)} (trial {top.number})")
         counts = {state: sum(r.state == state for r in found) for state in ("pruned", "failed")}
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         for one in self.running:

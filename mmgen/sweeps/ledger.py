@@ -88,7 +88,7 @@ class Ledger:
                 code="MMG-C66",
                 where=str(self.directory),
                 why="its trials would not be comparable",
-                fix=f"sweep.name={self.name}-2 for a new sweep; n_trials, total_time, total_steps and workers may change",
+                fix=f"sweep.name={self.name}-2 for a new sweep; n_trials, total_time, total_steps, workers may change",
             )
 
     def trials(self) -> list[FrozenTrial]:
@@ -101,7 +101,7 @@ class Ledger:
         return self.trials()[:limit]
 
     def claim(self, limit: int | None, may_begin: bool) -> FrozenTrial | None:
-        """A trial for this worker to run, begun and ours: one that was interrupted, else a new one; None: there is none.
+        """A trial for this worker to run, begun and ours: an interrupted one, else a new one; None: there is none.
 
         Args:
             limit: how many trials the sweep has.
@@ -159,13 +159,17 @@ class Ledger:
             except UpdateFinishedTrialError:
                 lost.append(trial.number)
         self.mine -= set(lost)
-        self.storage.set_study_user_attr(self.study_id, f"worked:{self.worker}", [self._began, time.time()])
+        self._note_work()
         return lost
+
+    def _note_work(self) -> None:
+        self.storage.set_study_user_attr(self.study_id, f"worked:{self.worker}", [self._began, time.time()])
 
     def seconds(self) -> float:
         """How long anybody has worked on the sweep, in seconds: hours in which nobody did do not count."""
         attrs = self.storage.get_study_user_attrs(self.study_id)
-        spans = sorted(tuple(span) for key, span in attrs.items() if key.startswith("worked:") and self.worker not in key)
+        mine = f"worked:{self.worker}"
+        spans = sorted(tuple(span) for key, span in attrs.items() if key.startswith("worked:") and key != mine)
         total, end = 0.0, 0.0
         for begin, last in [*spans, (self._began, time.time())]:
             total += max(last - max(begin, end), 0.0)
@@ -174,6 +178,8 @@ class Ledger:
 
     def close(self) -> None:
         """Lets go of what is ours; what was not finished is for others to take."""
+        with suppress(Exception):  # of a storage that is out of reach; what ended us is told
+            self._note_work()
         os.close(self._lock)
         with suppress(OSError):
             if not self.mine:

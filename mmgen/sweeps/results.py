@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmgen.sweeps.definition import Sweep
 from mmgen.sweeps.goals import Goal
 from mmgen.sweeps.space import Value
+from mmgen.tracking.charts import number
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -50,6 +51,11 @@ def results(sweep: Sweep, trials: Sequence[FrozenTrial]) -> list[Result]:
 def best(ranked: Sequence[Result]) -> Result | None:
     """The best trial that came to its end."""
     return ranked[0] if ranked and ranked[0].state == "complete" else None
+
+
+def shown(sweep: Sweep, values: Sequence[float]) -> str:
+    """The goals with their values, for people."""
+    return ", ".join(f"{goal.name} {number(v, 4)}" for goal, v in zip(sweep.goals, values, strict=False))
 
 
 def _result(sweep: Sweep, trial: FrozenTrial) -> Result:

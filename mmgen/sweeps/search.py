@@ -7,6 +7,9 @@ import hashlib
 import inspect
 import logging
 import os
+import random
+import re
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,7 +161,8 @@ def _built(
             fix=f"pip install {missing}" if " " not in missing else "install it, or choose another",
         ) from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{chosen.__name__} refuses its options", code="MMG-C64", where=where, why=str(error)) from None
+        text = f"{chosen.__name__} refuses its options"
+        raise ConfigError(text, code="MMG-C64", where=where, why=str(error)) from None
 
 
 def _grid(space: Space) -> dict[str, list[Any]]:
@@ -183,8 +187,8 @@ def storage(address: str | None, directory: Path) -> BaseStorage:
     """Where the trials are kept.
 
     Args:
-        address: None: a file in the sweep's directory; a path: such a file elsewhere; `redis://…`, `grpc://HOST:PORT`, or
-            whatever SQLAlchemy takes, such as `sqlite:///sweeps.db` or `postgresql://…`.
+        address: None: a file in the sweep's directory; a path: such a file elsewhere; `redis://…`,
+            `grpc://HOST:PORT`, or whatever SQLAlchemy takes, such as `sqlite:///sweeps.db` or `postgresql://…`.
         directory: the sweep's.
 
     Raises:
@@ -201,8 +205,7 @@ def storage(address: str | None, directory: Path) -> BaseStorage:
         if address.startswith("grpc://"):
             host, _, port = address.removeprefix("grpc://").partition(":")
             return storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-        wait = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-        return storages.RDBStorage(address, engine_kwargs=wait)
+        return _database(address)
     except Exception as error:  # whatever a driver of a database raises
         raise ConfigError(
             f"the storage {hidden(address or str(directory))} cannot be used",
@@ -211,6 +214,22 @@ def storage(address: str | None, directory: Path) -> BaseStorage:
             why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
             fix="storage=sqlite:///sweeps.db, or leave it out: a file in the sweep's directory",
         ) from error
+
+
+def _database(address: str) -> BaseStorage:
+    """A database's tables are made by whoever comes first; of several at once, all but one find them made amid it."""
+    from optuna.storages import RDBStorage
+
+    wait = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempt in range(10):
+        try:
+            return RDBStorage(address, engine_kwargs=wait)
+        except Exception as error:
+            raced = re.search(r"already exists|UNIQUE|duplicate", str(error), re.IGNORECASE)
+            if not raced or attempt == 9:
+                raise
+            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - so that they do not meet again
+    raise AssertionError
 
 
 def hidden(address: str) -> str:

@@ -90,10 +90,11 @@ class Parameter:
 
     def described(self) -> dict[str, Any]:
         """As a file holds it: two spaces are one if this is equal."""
-        found: dict[str, Any] = {"choices": list(self.choices)} if self.choices else {"low": self.low, "high": self.high}
+        found: dict[str, Any] = {"low": self.low, "high": self.high}
+        found = {"choices": list(self.choices)} if self.choices else found
         found |= {"step": self.step} if self.step else {}
         found |= {"log": True} if self.log else {}
-        conditions = {k: list(v) if isinstance(v, tuple) else {"low": v.low, "high": v.high} for k, v in self.when.items()}
+        conditions = {k: list(v) if isinstance(v, tuple) else [[v.low, v.high]] for k, v in self.when.items()}
         return {**found, **({"when": conditions} if conditions else {})}
 
 
@@ -193,9 +194,8 @@ def _ordered(parameters: Sequence[Parameter]) -> list[Parameter]:
         ready = [p for p in left if all(key in {q.key for q in found} for key in p.when)]
         if not ready:
             names = ", ".join(p.key for p in left)
-            raise ConfigError(
-                f"the conditions of {names} depend on each other", code="MMG-C61", where="sweep.space", fix="take one out"
-            )
+            text = f"the conditions of {names} depend on each other"
+            raise ConfigError(text, code="MMG-C61", where="sweep.space", fix="take one out")
         found += ready
         left = [p for p in left if p not in ready]
     return found
@@ -287,7 +287,7 @@ def _unclear(key: str, given: Any, where: str) -> ConfigError:
 
 
 def from_text(key: str, given: str, where: str) -> Parameter:
-    """A parameter in Hydra's syntax: `interval(1e-4,1e-2)`, `tag(log, interval(…))`, `choice(a,b)`, `range(1,8)`, `a,b`.
+    """A parameter in Hydra's syntax: `interval(1e-4,1e-2)`, `tag(log, …)`, `choice(a,b)`, `range(1,8)`, `a,b`.
 
     Raises:
         ConfigError: it is no sweep.
