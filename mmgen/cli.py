@@ -23,14 +23,14 @@ from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
 COMMANDS = (
     "run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plan",
-    "plugins",
+    "sweep", "plugins",
 )  # fmt: skip
 TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import", "data")
 OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*=.*|(\+{1,2}|~)[A-Za-z_][\w./@-]*", re.DOTALL)
 SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--cfg", "-i": "--info", "-p": "--package"}
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
 AS_STARTED = "--as-started"  # not a user's: `mmgen.commands.starting` hands a checked config to further processes
-FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
+FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve", "--wandb")
 
 
 @dataclass
@@ -113,6 +113,11 @@ def _run(argv: list[str]) -> int:
             where="command line",
             fix='write KEY=VALUE, or KEY="VALUE"',
         )
+    if command == "sweep":
+        from mmgen.commands.searching import divide
+
+        own, theirs = divide(arguments.overrides, arguments.config_dir, arguments.multirun)
+        arguments.overrides, arguments.positionals, arguments.multirun = own, theirs, False
     from mmgen.commands.launch import launch
 
     return launch(
@@ -153,6 +158,8 @@ def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
         found.help = True
     elif name == "--multirun":
         found.multirun = True
+    elif name == "--wandb":
+        found.overrides.append("wandb=true")
     elif name in ("--config-dir", "--cfg", "--package", "--info"):
         value = next(rest, None) if value is None else value  # type: ignore[call-overload]
         if value is None:

@@ -16,38 +16,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmgen.errors import Interrupted
-from mmgen.progress import Bar, duration
+from mmgen.progress import duration
 from mmgen.sweeps import search
 from mmgen.sweeps.definition import FIRST_TRIALS, Sweep
 from mmgen.sweeps.goals import Tail
 from mmgen.sweeps.ledger import Ledger
 from mmgen.sweeps.process import Failure, Process, is_finished, progress, why
-from mmgen.sweeps.results import Result, best, results, shown
-from mmgen.sweeps.space import Value, override
+from mmgen.sweeps.results import Result, best, most_failed, results, shown
+from mmgen.sweeps.running import Running, TrialsBar, share
+from mmgen.sweeps.space import override
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import FrozenTrial
 
 POLL = 0.1  # seconds between two looks at the processes
 PATIENCE = 60.0  # seconds that a process has to save what it has, before it is killed
 LOOK = (0.5, 5.0)  # seconds between two looks for a trial to take, where there was none: the first, and the longest
-
-
-@dataclass
-class Running:
-    """A trial that we run."""
-
-    trial: Trial
-    frozen: FrozenTrial
-    values: dict[str, Value]
-    process: Process
-    tail: Tail
-    slot: int
-    began: float
-    before: float  # seconds that it took before it was interrupted
-    reported: set[int]
-    stop_by: float | None = None  # when it is killed, once told to stop
-    pruned: bool = False
 
 
 @dataclass
@@ -105,7 +89,7 @@ class Driver:
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def _loop(self, bar: Bar) -> None:
+    def _loop(self, bar: TrialsBar) -> None:
         look, wait = 0.0, LOOK[0]
         while True:
             ended = [one for one in self.running if self._ended(one)]
@@ -143,7 +127,7 @@ class Driver:
 
     def _steps(self) -> int:
         done = sum(int(t.user_attrs.get("steps", 0)) for t in self.ledger.counting(self.limit))
-        return done + sum(progress(self.sweep.run(one.frozen.number))[0] for one in self.running)
+        return done + sum(progress(one.run)[0] for one in self.running)
 
     def _is_done(self) -> bool:
         """Whether nothing is left: not here, and not with another worker that may die before it has finished."""
@@ -177,10 +161,12 @@ class Driver:
             values=values,
             process=process,
             tail=Tail(sweep.watches.file(sweep.run(n))),
+            run=sweep.run(n),
             slot=slot,
             began=time.monotonic(),
             before=float(frozen.user_attrs.get("seconds", 0.0)),
             reported=set(frozen.intermediate_values),
+            had=share(sweep.run(n)),
         )
         self._go(one)
         return one
@@ -213,7 +199,7 @@ class Driver:
         self._report(one)
         if one.pruned:
             self._finish(one, "PRUNED", None, {})
-        elif is_finished(self.sweep.run(one.frozen.number)):
+        elif is_finished(one.run):
             self._judge(one)
         elif not one.process.is_ours:
             self._go(one)  # the orphan left it unfinished
@@ -247,7 +233,7 @@ class Driver:
 
     def _judge(self, one: Running) -> None:
         """A trial that came to its end: its values, or what is wrong with them."""
-        run = self.sweep.run(one.frozen.number)
+        run = one.run
         values = [goal.read(run) for goal in self.sweep.goals]
         for goal, value in zip(self.sweep.goals, values, strict=True):
             if value is None:
@@ -264,7 +250,7 @@ class Driver:
     def _finish(self, one: Running, state: str, values: list[float] | None, facts: dict[str, Any]) -> None:
         from optuna.trial import TrialState
 
-        steps = progress(self.sweep.run(one.frozen.number))[0]
+        steps = progress(one.run)[0]
         facts = {"seconds": self._seconds(one), "steps": steps, "log": str(one.process.log), **facts}
         if state == "PRUNED":  # as Optuna's own loop: it counts with what was seen last
             seen = self.storage.get_trial(one.frozen._trial_id).intermediate_values
@@ -297,17 +283,14 @@ class Driver:
         """Stops where more than half of the first trials failed, with what to do about it."""
         if self.advice or not self.sweep.stops_on_failures:
             return
-        trials = [t for t in self.ledger.counting(self.limit) if t.number < FIRST_TRIALS]
-        failed = [r for r in results(self.sweep, trials) if r.state == "failed"]
-        among = min(FIRST_TRIALS, self.limit or FIRST_TRIALS)
-        if len(failed) <= among / 2 or len(failed) < 2:
+        failed = most_failed(self.results(), self.limit)
+        if not failed:
             return
         kinds = [r.kind for r in failed]
         usual = next(r for r in failed if r.kind == max(kinds, key=kinds.count))
-        failure = Failure(usual.kind, usual.failure)
-        log = self.sweep.log(usual.number)
+        failure, log = Failure(usual.kind, usual.failure), self.sweep.log(usual.number)
         self.advice = f"{usual.failure}\n  log: {log}\n  fix: {failure.advice}; to go on anyway: stop_on_failures=false"
-        self.tell(f"{len(failed)} of the first {among} trials failed; no further one begins")
+        self.tell(f"{len(failed)} of the first {FIRST_TRIALS} trials failed; no further one begins")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -328,10 +311,9 @@ class Driver:
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    def _bar(self) -> Bar:
-        sweep = self.sweep
+    def _bar(self) -> TrialsBar:
         done, total, unit = self._done()
-        return Bar(f"sweep {sweep.name}", total=total, unit=unit, done=done)
+        return TrialsBar(f"sweep {self.sweep.name}", total=total, unit=unit, done=done)
 
     def _done(self) -> tuple[int, int, str]:
         """How far the budget is used up that counts: trials, else minutes, else steps."""
@@ -342,14 +324,16 @@ class Driver:
             return int(self.ledger.seconds()), int(self.sweep.seconds), "s"
         return self._steps(), self.sweep.steps or 0, "steps"
 
-    def _show(self, bar: Bar) -> None:
+    def _show(self, bar: TrialsBar) -> None:
         found = self.results()
+        if self.limit is not None:
+            bar.partly = sum(max(0.0, share(one.run) - one.had) for one in self.running)
         parts = []
         if (top := best(found)) is not None:
             parts.append(f"best {shown(self.sweep, top.values)} (trial {top.number})")
         counts = {state: sum(r.state == state for r in found) for state in ("pruned", "failed")}
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         for one in self.running:
-            done, wanted = progress(self.sweep.run(one.frozen.number))
+            done, wanted = progress(one.run)
             parts.append(f"trial {one.frozen.number}" + (f" at {done}/{wanted}" if wanted else ""))
         bar.advance(max(self._done()[0] - bar.done, 0), ", ".join(parts))

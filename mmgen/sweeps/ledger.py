@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmgen.errors import ConfigError
 from mmgen.runs.config import differences
+from mmgen.sweeps.goals import Direction
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -45,7 +46,7 @@ class Ledger:
     """
 
     def __init__(
-        self, name: str, storage: BaseStorage, directory: Path, directions: Sequence[str], grace: float = 60.0
+        self, name: str, storage: BaseStorage, directory: Path, directions: Sequence[Direction], grace: float = 60.0
     ) -> None:
         import optuna
 
@@ -107,8 +108,6 @@ class Ledger:
             limit: how many trials the sweep has.
             may_begin: whether a new trial may begin; interrupted ones go on in any case.
         """
-        from optuna.trial import TrialState
-
         with self._claims():
             self._abandon_the_lost(limit)
             for trial in self.counting(limit):
@@ -118,7 +117,6 @@ class Ledger:
                 trial = self._born()
                 if any(t.number == trial.number for t in self.counting(limit)):
                     return self._take(trial)
-        assert TrialState is not None
         return None
 
     def finish(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmgen.sweeps.definition import Sweep
+from mmgen.sweeps.definition import FIRST_TRIALS, Sweep
 from mmgen.sweeps.goals import Goal
 from mmgen.sweeps.space import Value
 from mmgen.tracking.charts import number
@@ -51,6 +51,13 @@ def results(sweep: Sweep, trials: Sequence[FrozenTrial]) -> list[Result]:
 def best(ranked: Sequence[Result]) -> Result | None:
     """The best trial that came to its end."""
     return ranked[0] if ranked and ranked[0].state == "complete" else None
+
+
+def most_failed(found: Sequence[Result], limit: int | None) -> list[Result]:
+    """The failed among the first trials, if they are more than half of those; else none."""
+    failed = [r for r in found if r.number < FIRST_TRIALS and r.state == "failed"]
+    among = min(FIRST_TRIALS, limit or FIRST_TRIALS)
+    return failed if len(failed) > max(among / 2, 1) else []
 
 
 def shown(sweep: Sweep, values: Sequence[float]) -> str:

@@ -73,12 +73,18 @@ def sampler(options: Mapping[str, Any], space: Space, number: int = 0) -> BaseSa
     return _built(chosen, options, more, kinds, "sweep.sampler")
 
 
+def is_grid(options: Mapping[str, Any]) -> bool:
+    """Whether the sampler tries every point of a grid, and nothing else."""
+    return _short(str(options.get("name"))) == "grid"
+
+
 def size(options: Mapping[str, Any], space: Space) -> int | None:
     """How many trials there are at most: of a grid, its points."""
     import optuna
 
     kinds = _classes(optuna.samplers, optuna.samplers.BaseSampler, "Sampler")
-    if _named(options, kinds, "sweep.sampler").__name__ != "GridSampler":
+    _named(options, kinds, "sweep.sampler")
+    if not is_grid(options):
         return None
     count = 1
     for values in _grid(space).values():

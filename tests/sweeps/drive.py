@@ -9,7 +9,8 @@ from mmgen.errors import Interrupted, MmgenError
 from mmgen.sweeps.definition import Sweep
 from mmgen.sweeps.driver import Driver
 from mmgen.sweeps.goals import parse
-from mmgen.sweeps.space import Space, from_yaml
+from mmgen.sweeps.reading import from_yaml
+from mmgen.sweeps.space import Space
 
 QUICK = str(Path(__file__).with_name("quick.py"))
 
