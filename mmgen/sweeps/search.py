@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 PIP = 'pip install "mmgen-lightning[sweep]"'
+_NEEDS = {"CmaEsSampler": "cmaes", "GPSampler": "scipy"}
 _BY_NUMBER = ("GridSampler", "QMCSampler")  # their one seed orders the trials; each trial takes its place in that order
 
 
@@ -155,17 +157,16 @@ def _built(
             )
         if isinstance(value, Mapping) and "name" in value:
             given[key] = _built(_named(value, kinds, f"{where}.{key}"), value, {}, kinds, f"{where}.{key}")
+    from optuna.exceptions import ExperimentalWarning
+
+    needed = _NEEDS.get(chosen.__name__)
+    if needed and importlib.util.find_spec(needed) is None:  # Optuna would say so in the middle of the sweep
+        text = f"{chosen.__name__} needs the package {needed}"
+        raise ConfigError(text, code="MMG-C63", where=where, fix=f"pip install {needed}")
     try:
-        return chosen(**given, **more)
-    except ImportError as error:
-        missing = getattr(error, "name", None) or str(error).splitlines()[0]
-        raise ConfigError(
-            f"{chosen.__name__} needs another package",
-            code="MMG-C63",
-            where=where,
-            why=str(error).splitlines()[0],
-            fix=f"pip install {missing}" if " " not in missing else "install it, or choose another",
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return chosen(**given, **more)
     except (TypeError, ValueError) as error:
         text = f"{chosen.__name__} refuses its options"
         raise ConfigError(text, code="MMG-C64", where=where, why=str(error)) from None
