@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POLL = 0.1  # seconds between two looks at the processes
 PATIENCE = 60.0  # seconds that a process has to save what it has, before it is killed
+OUTAGE = 600.0  # seconds that a storage may be out of reach
 LOOK = (0.5, 5.0)  # seconds between two looks for a trial to take, where there was none: the first, and the longest
 
 
@@ -49,6 +50,8 @@ class Driver:
     running: list[Running] = field(default_factory=list)
     advice: str = ""  # why it gave up, if it did
     _signal: int | None = None
+    _look: float = 0.0  # when to look for trials again
+    _wait: float = LOOK[0]
 
     def __post_init__(self) -> None:
         search.require_optuna()
@@ -90,23 +93,42 @@ class Driver:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def _loop(self, bar: TrialsBar) -> None:
-        look, wait = 0.0, LOOK[0]
+        """Turns until all is done. A storage or a disk that fails is waited for: the trials do not need it."""
+        from optuna.exceptions import StorageInternalError
+
+        failing: float | None = None
         while True:
-            ended = [one for one in self.running if self._ended(one)]
-            for one in ended:
-                self.running.remove(one)
-            for lost in self.ledger.beat():
-                self._drop(lost)
-            if ended or time.monotonic() >= look:
-                self._show(bar)
-                if ended or not self.running:
-                    self._give_up_after_failures()
-                took = self._take_more()
-                wait = LOOK[0] if took or ended else min(wait * 1.5, LOOK[1])
-                look = time.monotonic() + wait
-                if not self.running and (self._signal is not None or self._is_done()):
+            try:
+                if self._turn(bar):
                     return
+                failing = None
+            except (OSError, StorageInternalError) as error:
+                if failing is None:
+                    self.tell(f"warning: the storage fails and is tried again: {type(error).__name__}: {error}")
+                failing = failing or time.monotonic()
+                if self._signal is not None or time.monotonic() - failing > OUTAGE:
+                    raise
+                time.sleep(LOOK[1])
             time.sleep(POLL)
+
+    def _turn(self, bar: TrialsBar) -> bool:
+        """One look at everything; whether all is done."""
+        ended = 0
+        for one in list(self.running):
+            if self._ended(one):
+                self.running.remove(one)
+                ended += 1
+        for lost in self.ledger.beat():
+            self._drop(lost)
+        if not ended and time.monotonic() < self._look:
+            return False
+        self._show(bar)
+        if ended or not self.running:
+            self._give_up_after_failures()
+        took = self._take_more()
+        self._wait = LOOK[0] if took or ended else min(self._wait * 1.5, LOOK[1])
+        self._look = time.monotonic() + self._wait
+        return not self.running and (self._signal is not None or self._is_done())
 
     def _take_more(self) -> bool:
         took = False
@@ -114,7 +136,11 @@ class Driver:
             frozen = self.ledger.claim(self.limit, self._may_begin())
             if frozen is None:
                 break
-            self.running.append(self._begun(frozen))
+            try:
+                self.running.append(self._begun(frozen))
+            except BaseException:
+                self.ledger.mine.discard(frozen.number)  # so that we may take it again
+                raise
             took = True
         return took
 
@@ -179,7 +205,7 @@ class Driver:
 
     def _environment(self, slot: int) -> dict[str, str]:
         sweep = self.sweep
-        found = {"MMGEN_SWEEP": sweep.name}
+        found = {}
         if sweep.devices:
             found["CUDA_VISIBLE_DEVICES"] = str(sweep.devices[slot % len(sweep.devices)])
         if sweep.workers > 1 and "OMP_NUM_THREADS" not in os.environ:

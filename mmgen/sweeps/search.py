@@ -262,8 +262,12 @@ def _journal(file: Path) -> Any:
 
         def acquire(self) -> bool:
             self._held = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._held, fcntl.LOCK_EX)
-            _cut_torn_line(file)
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX)
+                _cut_torn_line(file)
+            except BaseException:
+                self.release()
+                raise
             return True
 
         def release(self) -> None:

@@ -88,8 +88,8 @@ def test_a_preset_and_the_command_line():
 
 
 def test_the_first_trial_is_the_recipe_as_it_is():
-    found = ask(*TRAIN, LR, "tokenizer.width=choice(8,16)", "task.batch_size=int(interval(1,8))", "task.ema_every=1,2")
-    assert found.sweep.first == ({"task.optimizer.lr": 2e-3, "tokenizer.width": 8, "task.ema_every": 1},)
+    found = ask(*TRAIN, LR, "tokenizer.width=choice(32,64)", "task.batch_size=int(interval(1,8))", "task.ema_every=1,2")
+    assert found.sweep.first == ({"task.optimizer.lr": 2e-3, "tokenizer.width": 64, "task.ema_every": 1},)
     assert found.notes == ["the first trial is the recipe as it is, but for task.batch_size"]
     assert not found.has_baseline
     assert ask(*TRAIN, LR).has_baseline

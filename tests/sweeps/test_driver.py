@@ -141,3 +141,25 @@ def test_trials_of_a_machine_that_has_gone_are_tried_again(sweep, tmp_path):
     assert left.study.trials[0].user_attrs["abandoned"]
     assert left.study.trials[1].params == lost.values or left.study.trials[2].params == lost.values
     assert gone.ledger.finish(lost.frozen, optuna.trial.TrialState.COMPLETE, [1.0], {}) is False, "too late"
+
+
+def test_a_storage_that_fails_for_a_while_is_waited_for(sweep, tmp_path, monkeypatch):
+    """The journal cannot be opened while a trial runs, as on a disk that is out of reach; the trial is not lost."""
+    monkeypatch.setattr("mmgen.sweeps.driver.LOOK", (0.1, 0.2))
+    told = []
+    driver = Driver(sweep(trials=2, overrides=["slow=0.1"]), tell=told.append)
+    journal, aside = tmp_path / "journal.log", tmp_path / "aside.log"
+    turn, turns = driver._turn, []
+
+    def failing(bar):
+        turns.append(1)
+        if len(turns) == 3:
+            journal.rename(aside)
+        if len(turns) == 12:
+            aside.rename(journal)
+        return turn(bar)
+
+    driver._turn = failing
+    driver.run()
+    Left(tmp_path).assert_exactly(2)
+    assert any("the storage fails" in line for line in told)
