@@ -24,7 +24,7 @@ from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
 
 COMMANDS = (
     "run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plan",
-    "plugins", "config", "runs", "reproduce", "completion",
+    "sweep", "plugins", "config", "runs", "reproduce", "completion",
 )  # fmt: skip
 PLAIN = ("config", "runs", "reproduce", "completion")  # not composed by Hydra, and light (`mmgen.commands.actions`)
 TAKE_POSITIONALS = ("sample", "redraw", "caption", "classify", "export", "import", "data")
@@ -33,7 +33,7 @@ SWITCHES = {"-h": "--help", "-m": "--multirun", "-cd": "--config-dir", "-c": "--
 VALUES = {"--cfg": ("job", "hydra", "all"), "--info": ("all", "config", "defaults", "defaults-tree", "searchpath")}
 AS_STARTED = "--as-started"  # not a user's: `mmgen.commands.starting` hands a checked config to further processes
 COMPLETE = "--complete"  # not a user's: the scripts of `mmgen completion` ask for what could stand next
-FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve")
+FLAGS = ("--help", "--multirun", "--config-dir", "--cfg", "--info", "--package", "--resolve", "--wandb")
 
 
 @dataclass
@@ -123,6 +123,11 @@ def _run(argv: list[str]) -> int:
             where="command line",
             fix='write KEY=VALUE, or KEY="VALUE"',
         )
+    if command == "sweep":
+        from mmgen.commands.searching import divide
+
+        own, theirs = divide(arguments.overrides, arguments.config_dir, arguments.multirun)
+        arguments.overrides, arguments.positionals, arguments.multirun = own, theirs, False
     from mmgen.commands.launch import launch
 
     return launch(
@@ -173,6 +178,8 @@ def _flag(found: Arguments, name: str, value: str | None, rest: object) -> None:
         found.help = True
     elif name == "--multirun":
         found.multirun = True
+    elif name == "--wandb":
+        found.overrides.append("wandb=true")
     elif name in ("--config-dir", "--cfg", "--package", "--info"):
         value = next(rest, None) if value is None else value  # type: ignore[call-overload]
         if value is None:

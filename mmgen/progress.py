@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 _INTERVAL = 10.0  # seconds between plain lines
 _mute = False
@@ -43,7 +43,7 @@ class Bar:
         self._task: Any = None
         self._owner = False
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self._start = time.monotonic()
         with suppress(Exception):
             if self._is_terminal() and not _mute:
@@ -132,6 +132,15 @@ class Bar:
             times=self._times(),
             text=self.text,
         )
+
+
+def printed(line: str) -> None:
+    """A line on standard error, above the bars of a terminal."""
+    with suppress(Exception):
+        if _shown:
+            _shown[0].console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmgen import cli, errors, registry
-from mmgen.commands import composition, help, places, plugins
+from mmgen.commands import composition, help, places, plugins, searching
 from mmgen.commands.actions import ACTIONS, action_of, read_options
 from mmgen.commands.schema import COMMANDS
 from mmgen.errors import MmgenError
@@ -141,6 +141,10 @@ def test_commands_compose(line: str, beside: Path):
         arguments.positionals.clear()
     assert command in cli.TAKE_POSITIONALS or not arguments.positionals
     where = places.places(arguments.config_dir)
+    if command == "sweep":
+        own, theirs = searching.divide(arguments.overrides, arguments.config_dir)
+        assert searching.asked(composition.checked("sweep", own, where).config, theirs, None)
+        return
     checked = composition.prepare(command, arguments.overrides, where, arguments.multirun)
     if not arguments.multirun:
         assert composition.finish(command, composition.compose(command, checked))

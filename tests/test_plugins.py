@@ -32,7 +32,8 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mmgen" and not node.level:
             yield from ((str(node.module), alias.name) for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("mmgen."):
-            if re.fullmatch(r"mmgen(\.[a-z_]+)+", node.value) and (ROOT / f"{node.value.replace('.', '/')}.py").is_file():
+            module = re.fullmatch(r"mmgen(\.[a-z_]+)+", node.value)
+            if module and (ROOT / f"{node.value.replace('.', '/')}.py").is_file():
                 yield node.value, ""
 
 

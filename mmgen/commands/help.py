@@ -134,6 +134,23 @@ PAGES = {
         ),
         ("Nothing is trained, and no GPU is needed. Prices are yours to set: price=2.5",),
     ),
+    "sweep": Page(
+        "search for better values: trials that are runs of their own, pruned, resumed, ranked, reported",
+        "sweep=NAME [experiment=NAME] [KEY=SEARCH]… [KEY=VALUE]…",
+        (
+            "mmgen sweep sweep=learning_rate task=tokenizer dataset=emoji n_trials=30",
+            "mmgen sweep task=generator dataset=emoji 'generator.num_layers=choice(2,4,6)' "
+            "'task.optimizer.lr=tag(log,interval(1e-4,1e-2))' total_time=2h sweep.pruner=median",
+            "mmgen sweep experiment=quickstart 'stages.encoder.task.optimizer.lr=interval(1e-3,4e-3)' "
+            "sweep.goal=evaluation:retrieval/caption_to_picture_r5 sweep.direction=maximize",
+        ),
+        (
+            "A search: interval(A,B), int(interval(A,B)), tag(log,interval(A,B)), range(A,B,STEP), choice(A,B), A,B.",
+            "Other keys are the trials', which are `mmgen train` where a task is chosen, else `mmgen run`.",
+            "The same command goes on with a sweep that was stopped or killed. On one storage, several share it.",
+            "--wandb writes a W&B sweep's file instead.",
+        ),
+    ),
     "plugins": Page(
         "list installed components, show one's options, check whether it keeps its contract, make a new one",
         "list | info NAME | check [NAME [KEY=VALUE]…] | new KIND NAME [DIRECTORY]",
@@ -266,7 +283,7 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
 
 
 def _belongs(group: str, command: str, root: dict[str, Option]) -> bool:
-    return group in root or (command in ("run", "train") and group not in registry.KINDS and group != "task")
+    return group in root or (command in ("run", "train") and group not in (*registry.KINDS, "task", "sweep"))
 
 
 def _keys(options: dict[str, Option], prefix: str = "") -> list[str]:

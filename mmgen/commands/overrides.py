@@ -114,7 +114,7 @@ def read(command: str, texts: list[str], where: list[Place], multirun: bool) -> 
     groups = places.groups(where)
     for text in texts:
         try:
-            _sort(request, _parse(text), groups)
+            _sort(request, parse(text), groups)
         except ConfigErrors as several:
             request.errors += several.errors
         except ConfigError as error:
@@ -127,13 +127,13 @@ def read(command: str, texts: list[str], where: list[Place], multirun: bool) -> 
 
 def _choose_quickstart(request: Request) -> None:
     if places.exists("experiment", "quickstart", request.where):
-        request.choices.append(_parse(QUICKSTART))
+        request.choices.append(parse(QUICKSTART))
     else:
         text = "`mmgen run` alone means experiment=quickstart, which is not installed"
         request.errors.append(ConfigError(text, code="MMG-C05", where="experiment", fix=QUICKSTART_FIX))
 
 
-def _parse(text: str) -> Override:
+def parse(text: str) -> Override:
     """Hydra's grammar takes few characters outside quotes; a path or a word that it refuses is taken as it stands."""
     try:
         return OverridesParser.create().parse_overrides([text])[0]

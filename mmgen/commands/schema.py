@@ -334,6 +334,37 @@ class PlanCommand:
     out: str | None = _option(None, "a JSON file for the plan; null: print only")
 
 
+@dataclass
+class SearchConfig:
+    name: str | None = _option(None, "the sweep's, and of its directory; null: the preset's")
+    dir: str = _option("sweeps", "where sweeps lie")
+    command: Literal["auto", "run", "train"] = _option("auto", "what a trial is; auto: train where a task is chosen")
+    overrides: list[str] = _option([], "what all trials have in common, beside the command line")
+    space: dict[str, Any] = _option({}, "keys of the trials' config, each with what to choose from")
+    goal: str | list[str] = _option("val/loss", "a metric, or several; of mmgen run STAGE:METRIC or evaluation:NUMBER")
+    direction: str | list[str] | None = _option(None, "minimize or maximize, one a goal; null: minimize a loss")
+    value: Literal["last", "best"] = _option("last", "of a training's values of the goal")
+    sampler: str | dict[str, Any] = _option("tpe", "one of Optuna's, by name and options")
+    pruner: str | dict[str, Any] = _option("none", "one of Optuna's, by name and options")
+    prune_on: str | None = _option(None, "the metric by which trials are pruned; null: the goal")
+    baseline: bool = _option(True, "the first trial is the recipe as it is")
+    first: list[dict[str, Any]] = _option([], "settings to try next, before the sampler is asked")
+
+
+@dataclass
+class SweepCommand:
+    sweep: SearchConfig = _option(SearchConfig)
+    n_trials: int | None = _option(20, "in all, over every start and worker; null: no bound", low=1)
+    total_time: str | float | None = _option(None, "no trial begins after so long: seconds, 90m, 2h, 1d")
+    total_steps: int | None = _option(None, "no trial begins once they took so many optimizer steps", low=1)
+    workers: int = _option(1, "trials at once", low=1)
+    devices: list[int] | None = _option(None, "GPUs that the workers share out, one each; null: as they find them")
+    storage: str | None = _option(None, "a file, or an address such as sqlite:///sweeps.db; null: in the directory")
+    stop_on_failures: bool = _option(True, "give up when more than half of the first eight trials fail")
+    grace: float = _option(60.0, "seconds without a sign of another machine, till its trials are given up", low=1)
+    wandb: bool = _option(False, "write a W&B sweep's file that runs mmgen, and run nothing")
+
+
 COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "train": TrainCommand,
@@ -346,4 +377,5 @@ COMMANDS: dict[str, type] = {
     "import": ImportCommand,
     "data": DataCommand,
     "plan": PlanCommand,
+    "sweep": SweepCommand,
 }

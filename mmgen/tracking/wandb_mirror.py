@@ -35,6 +35,8 @@ _KEPT_ONLINE = {
     "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_CONFIG_DIR",
     "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE", "WANDB_X_EXTRA_HTTP_HEADERS",
 }  # fmt: skip
+# What an agent of a W&B sweep says: which run of its own this is. wandb then ignores the run's id and project.
+_SWEEPS = {"WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_SWEEP_PARAM_PATH"}
 
 
 def allowed_mode(asked: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -162,6 +164,8 @@ class WandbMirror:
 
     def _environment(self) -> dict[str, str]:
         kept = _KEPT_ONLINE if self._mode == "online" else set()
+        if kept and "WANDB_SWEEP_ID" in os.environ:
+            kept = kept | _SWEEPS
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("WANDB_") or name in kept
         }

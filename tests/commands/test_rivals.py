@@ -89,6 +89,7 @@ def test_a_rival_is_the_encoder_but_for_what_it_says():
     (rival,) = rivals(config)
     assert rival.component["width"] == 32
     assert rival.component["image_layers"] == 4
-    assert (rival.task["batch_size"], rival.task["optimizer"]["name"], rival.task["optimizer"]["lr"]) == (32, "muon", 1e-3)
+    optimizer = rival.task["optimizer"]
+    assert (rival.task["batch_size"], optimizer["name"], optimizer["lr"]) == (32, "muon", 1e-3)
     assert rival.trainer["max_steps"] == 7
     assert config["stages"]["encoder"]["task"]["optimizer"]["lr"] == 1e-2

@@ -89,7 +89,9 @@ def test_a_list_has_state_age_figures_pictures_and_what_is_peculiar(told: Told):
     head, *rows = told("list").splitlines()
     assert head.split() == ["run", "state", "age", "training", "pictures", "figures", "config"]
     assert [row.split()[0] for row in rows] == ["one", "two", "three"], "the newest first"
-    assert rows[1].split("  ")[1:] and "3 d" in rows[1] and "4.0 s" in rows[1]
+    assert rows[1].split("  ")[1:]
+    assert "3 d" in rows[1]
+    assert "4.0 s" in rows[1]
     assert "reconstruction/psnr 22.00 dB" in rows[2]
     assert rows[2].endswith("seed=2")
     assert not rows[0].endswith("seed=1")

@@ -229,7 +229,8 @@ def test_embeddings_have_a_learning_rate_of_their_own(name):
 
     def trained(embedding_lr):
         torch.manual_seed(0)
-        model = Transformer(text_tokenizer=Words(6), grid=(2, 2), codebook_size=8, embed_dim=32, num_layers=1, num_heads=2)
+        small = {"embed_dim": 32, "num_layers": 1, "num_heads": 2}
+        model = Transformer(text_tokenizer=Words(6), grid=(2, 2), codebook_size=8, **small)
         options = {"name": name, "lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
         optimizer = make_optimizer(model, {**options, "embedding_lr": embedding_lr})
         schedule = make_schedule(optimizer, {"warmup_steps": 2, "final": 0.1}, 10)
