@@ -106,7 +106,8 @@ def test_a_list_as_a_page(told: Told):
     page = Path("pages/runs.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "seed=2" in page
-    assert "http" not in page
+    assert "http://" not in page
+    assert "https://" not in page
 
 
 def test_show_tells_stages_and_differences(told: Told):
