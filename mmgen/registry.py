@@ -140,9 +140,14 @@ def _installed(path: tuple[str, ...]) -> dict[str, dict[str, list[Component]]]:
     its egg-info) counts once: `entry_points` keeps the first of a name."""
     found: dict[str, dict[str, list[Component]]] = {kind: {} for kind in KINDS}
     everything = entry_points()
+    owners: dict[int, tuple[str, str]] = {}  # a distribution's metadata is parsed anew each time it is asked
     for kind in KINDS:
-        for entry in sorted(everything.select(group=f"mmgen.{kind}"), key=lambda e: (e.name, _owner(e)[0])):
-            component = Component(kind, entry.name, entry.value, *_owner(entry))
+        entries = list(everything.select(group=f"mmgen.{kind}"))
+        for entry in entries:
+            if id(entry.dist) not in owners:
+                owners[id(entry.dist)] = _owner(entry)
+        for entry in sorted(entries, key=lambda e: (e.name, owners[id(e.dist)][0])):
+            component = Component(kind, entry.name, entry.value, *owners[id(entry.dist)])
             same = found[kind].setdefault(entry.name, [])
             if component not in same:
                 same.append(component)

@@ -26,6 +26,8 @@ def flaw(value: str) -> str:
     for target in _imported(tree):
         if _top(target) is None:
             return f"no module {target}"
+    if any(getattr(node, "name", None) == name for node in tree.body):
+        return ""  # its own class or function, as nearly always: the rest of the file need not be walked
     words = {getattr(node, field, None) for node in ast.walk(tree) for field in ("name", "asname", "id")}
     unknowable = words & {"*", "__getattr__"}
     return "" if unknowable or name.partition(".")[0] in words else f"{module} defines no {name}"

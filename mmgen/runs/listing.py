@@ -216,7 +216,8 @@ def _splits(numbers: Mapping[str, float]) -> set[str]:
 
 
 def peculiar(configs: Sequence[Mapping[str, Any]], ignore: Collection[str] = MAY_DIFFER) -> list[dict[str, str]]:
-    """Of each config, the keys whose value is not what most of the configs have; dotted, values as text.
+    """Of each config, the keys whose value is not what most of the configs have, or of equally many the last (in a list
+    of runs the oldest); dotted, values as text.
 
     Args:
         ignore: sections that are left out.
@@ -238,7 +239,7 @@ def _collect(key: str, values: list[Any], found: list[dict[str, str]]) -> None:
             _collect(f"{key}.{name}", [section.get(name, _ABSENT) for section in sections], found)
         return
     texts = [_text(value) for value in values]
-    usual = Counter(texts).most_common(1)[0][0]
+    usual = Counter(reversed(texts)).most_common(1)[0][0]  # of equally many, that of the last
     for one, text, value in zip(found, texts, values, strict=True):
         if text != usual and value is not _ABSENT:
             one[key] = text

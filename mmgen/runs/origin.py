@@ -18,7 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import mmgen
 from mmgen import registry
 from mmgen.errors import CheckpointError, MmgenError
 from mmgen.files import read_json, write_json
@@ -122,13 +121,13 @@ def code_version(config: Mapping[str, Any]) -> dict[str, Any]:
 
     `changes` is a digest of what differs from the commit; null where nothing does.
     """
-    return {"mmgen": mmgen.__version__, **checkout(), "plugins": _plugins(config)}
+    return {"mmgen": _version(registry.OURS), **checkout(), "plugins": _plugins(config)}
 
 
 @functools.cache
 def checkout() -> dict[str, Any]:
     """`commit` and `changes` of the checkout that mmgen is imported from; both null where it is none."""
-    root = Path(mmgen.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "changes": None}
     commit, changed = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *_CODE)
