@@ -188,10 +188,10 @@ def _checked(command: str, fixed: Sequence[str], space: Space, where: list[Place
                 errors += several.errors
             except ConfigError as error:
                 errors.append(error)
-    for error in errors:
+    for told in errors:
         for key in space.keys:
-            if error.where.startswith(f"command line: {key}="):  # as we wrote it there; nobody else did
-                error.where = f"the search of {key}"
+            if told.where.startswith(f"command line: {key}="):  # as we wrote it there; nobody else did
+                told.where = f"the search of {key}"
     if errors:
         raise ConfigErrors(mistakes.distinct(errors))
     return config

@@ -47,7 +47,11 @@ class Scale:
             values = list(dict.fromkeys((p.low, (p.low + p.high) / 2, p.high)))
             if p.whole:
                 values = list(dict.fromkeys((p.low, round(values[len(values) // 2]), p.high)))
-        return [(self.place(value), number(value)) for value in values]
+        return [(self.place(value), _brief(value)) for value in values]
+
+
+def _brief(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("e-0", "e-")
 
 
 def short(value: Value) -> str:
@@ -64,12 +68,13 @@ def style_of(result: Result, top: int) -> str:
 
 
 def parallel(parameters: Sequence[Parameter], ranked: Sequence[Result], goal: str, top: int) -> Markup:
-    """One line a trial, through its value on every parameter's axis to what it reached; broken where a parameter
-    does not exist."""
+    """One line a trial, through its value on every parameter's axis to what it reached; below the axis of a parameter
+    that does not exist in it."""
     trials = [r for r in ranked if r.values and math.isfinite(r.values[0])][:MAX_LINES]
     if len(trials) < 2 or not parameters:
         return Markup("")
-    left, right, top_edge, bottom = 60, 70, 34, 24
+    left, right, top_edge, bottom = 60, 70, 34, 40
+    below = TALL - 14
     step = (WIDE - left - right) / len(parameters)
     scales = [Scale(p, TALL - bottom, top_edge) for p in parameters]
     end = Axis([r.values[0] for r in trials], TALL - bottom, top_edge)
@@ -79,25 +84,22 @@ def parallel(parameters: Sequence[Parameter], ranked: Sequence[Result], goal: st
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{top_edge}" y2="{TALL - bottom}"/>')
         name, y = escape(_last(scale.parameter.key)), 14 if i % 2 == 0 else 26
         parts.append(f'<text class="name" x="{x}" y="{y}" text-anchor="middle">{name}</text>')
-        for at, mark in scale.marks():
+        for at, mark in [*scale.marks(), *([(below, "–")] if scale.parameter.when else [])]:
             parts.append(f'<text x="{x - 5}" y="{at + 4}" text-anchor="end">{escape(mark)}</text>')
     x = round(left + len(scales) * step, 1)
     parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{top_edge}" y2="{TALL - bottom}"/>')
     parts.append(f'<text class="name" x="{x}" y="14" text-anchor="middle">{escape(goal)}</text>')
     parts += [f'<text x="{x + 6}" y="{end.place(v) + 4}">{escape(number(v))}</text>' for v in end.ticks()]
     for result in sorted(trials, key=lambda r: (style_of(r, top) == "best", r.on_front, r.state == "complete")):
-        points: list[list[str]] = [[]]
+        points = []
         for i, scale in enumerate(scales):
-            if scale.parameter.key in result.params:
-                points[-1].append(f"{left + i * step:.1f},{scale.place(result.params[scale.parameter.key])}")
-            else:
-                points.append([])
-        points[-1].append(f"{x},{end.place(result.values[0])}")
+            exists = scale.parameter.key in result.params
+            at = scale.place(result.params[scale.parameter.key]) if exists else below
+            points.append(f"{left + i * step:.1f},{at}")
+        points.append(f"{x},{end.place(result.values[0])}")
         title = f"<title>{escape(_title(result, goal))}</title>"
-        for run in points:
-            if len(run) > 1:
-                line = f'<polyline class="trial {style_of(result, top)}" points="{" ".join(run)}">{title}</polyline>'
-                parts.append(line)
+        line = f'<polyline class="trial {style_of(result, top)}" points="{" ".join(points)}">{title}</polyline>'
+        parts.append(line)
     about = f"parallel coordinates: {len(trials)} trials through {len(scales)} parameters to {goal}"
     return _svg("parallel", WIDE, TALL, about, parts)
 
