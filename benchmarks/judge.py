@@ -83,14 +83,16 @@ def planted(kind: str, count: int) -> dict[str, list[tuple[Scene, list[Layer]]]]
         pieces = layers(scene, layout)
         taken = np.max([covers(piece) for piece in pieces if piece.form != "half"], axis=0)
         ink = COLOURS[scene.colour] if kind == "word" else ink_on(scene.background)  # type: ignore[attr-defined]
-        for _ in range(50):
-            place = Place(dice.uniform(5, 27), dice.uniform(8, 25), dice.choice((4.5, 5)))
-            thing = Layer(dice.choice(SHAPES), place, COLOURS[dice.choice(tuple(COLOURS))])
-            if (covers(thing) * taken).sum() < 0.15 * covers(thing).sum():
-                found["a thing more"].append((scene, [*pieces, thing]))
-                letter = Layer(dice.choice(LETTERS), place, ink, cell_height=2)
-                found["a letter more"].append((scene, [*pieces, letter]))
-                break
+        for name, forms, colours in (
+            ("a thing more", SHAPES, tuple(COLOURS.values())),
+            ("a letter more", tuple(LETTERS), (ink,)),
+        ):
+            for _ in range(50):
+                place = Place(dice.uniform(5, 27), dice.uniform(8, 25), dice.choice((4.5, 5)))
+                extra = Layer(dice.choice(forms), place, dice.choice(colours), cell_height=2)
+                if (covers(extra) * taken).sum() < 0.15 * covers(extra).sum():
+                    found[name].append((scene, [*pieces, extra]))
+                    break
         whole = [i for i, piece in enumerate(pieces) if piece.form != "half" and piece.cut == "plain"]
         if len(pieces) > 1 and whole and kind != "count":
             lost = dice.choice(whole)

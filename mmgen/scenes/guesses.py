@@ -277,6 +277,9 @@ def guess_words(sheet: Sheet) -> list[list[Guess]]:
     for i, number in enumerate(totals.flatten(1).argmin(dim=1).tolist()):
         (layout, places), colour = arrangements[number // len(NAMES)], number % len(NAMES)
         letters = "".join(LETTERS[n] for n in best.indices[i, places, colour].tolist())
-        found.append([Guess(Word(letters, NAMES[colour], background=sheet.grounds[i]), layout)])
+        # A word may need a letter where there is rather none: between two, or beside one that stands off the middle.
+        bare = [place + 1 for place, gain in enumerate(best.values[i, places, colour].tolist()) if gain > 0]
+        notes = tuple(f"letter {place} missing" for place in bare)
+        found.append([Guess(Word(letters, NAMES[colour], background=sheet.grounds[i]), layout, notes)])
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmgen.scenes.canvas import draw_guesses
-from mmgen.scenes.description import KINDS, Scene
+from mmgen.scenes.description import BACKGROUNDS, COLOURS, KINDS, Scene, Word
 from mmgen.scenes.drawing import layers
 from mmgen.scenes.guesses import Guess, guess_corners, guess_counts, guess_objects, guess_pairs, guess_words
 from mmgen.scenes.guesses_hybrid import guess_hybrids
@@ -72,6 +72,14 @@ def at_reading_size(images: Tensor) -> Tensor:
     return F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
 
 
+def _stroke(scene: Scene) -> list[float]:
+    """What the colour of a word's letters differs from the background; nothing for other scenes."""
+    if not isinstance(scene, Word):
+        return [0.0, 0.0, 0.0]
+    pair = zip(COLOURS[scene.colour], BACKGROUNDS[scene.background], strict=True)
+    return [(letter - ground) / 255 for letter, ground in pair]
+
+
 def _read(images: Tensor, kind: str | None) -> list[Reading]:
     sheet = Sheet.of(images)
     every = [GUESSES[name](sheet) for name in ([kind] if kind else GUESSES)]
@@ -83,7 +91,8 @@ def _read(images: Tensor, kind: str | None) -> list[Reading]:
     )
     drawn = drawn.view(len(images), count, *images.shape[1:])
     errors, best = (drawn - images[:, None]).square().flatten(2).mean(dim=2).min(dim=1)
-    rest = blobs(images, drawn[torch.arange(len(images)), best])
+    strokes = torch.tensor([_stroke(row[place].scene) for row, place in zip(guesses, best.tolist(), strict=True)])
+    rest = blobs(images, drawn[torch.arange(len(images)), best], strokes)
     return [
         Reading(row[place].scene.canonical(), row[place].layout, error, tuple(left), row[place].notes)
         for row, place, error, left in zip(guesses, best.tolist(), errors.tolist(), rest, strict=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CONTRAST = 0.25  # of the averaged difference, in RGB of [0,1]; the nearest two colours are 0.39 apart
+STROKE = 0.35  # of the way from the background to a letter's colour, averaged alike
 AREA = 6  # pixels of 32×32
 WINDOW = 5  # pixels of 32×32 a side, over which the difference is averaged
 
@@ -27,14 +28,22 @@ class Blob:
     area: int  # pixels of 32×32
 
 
-def blobs(images: Tensor, drawn: Tensor, contrast: float = CONTRAST, area: int = AREA) -> list[list[Blob]]:
-    """Of each picture (B,3,S,S) against its drawing, the largest first."""
+def blobs(images: Tensor, drawn: Tensor, strokes: Tensor) -> list[list[Blob]]:
+    """Of each picture (B,3,S,S) against its drawing, the largest first.
+
+    Args:
+        strokes: (B,3), what the colour of a word's letters differs from the background; zeros for other scenes. A
+            letter fills half of a window, so that a pale one too many would stay below the contrast: it is looked for
+            by its colour.
+    """
     difference = F.avg_pool2d(images - drawn, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
-    far = difference.square().sum(dim=1) > contrast**2
-    return [_blobs(picture, area) if int(picture.sum()) >= area else [] for picture in far]
+    far = difference.square().sum(dim=1) > CONTRAST**2
+    length = strokes.square().sum(dim=1).clamp(min=1e-9)[:, None, None]
+    far |= torch.einsum("bchw,bc->bhw", difference, strokes).abs() > STROKE * length
+    return [_blobs(picture) if int(picture.sum()) >= AREA else [] for picture in far]
 
 
-def _blobs(far: Tensor, area: int) -> list[Blob]:
+def _blobs(far: Tensor) -> list[Blob]:
     left = {(y, x) for y, x in far.nonzero().tolist()}
     found = []
     while left:
@@ -44,7 +53,7 @@ def _blobs(far: Tensor, area: int) -> list[Blob]:
                 if beside in left:
                     left.remove(beside)
                     piece.append(beside)
-        if len(piece) >= area:
+        if len(piece) >= AREA:
             y, x = torch.tensor(piece, dtype=torch.float32).mean(dim=0).tolist()
             found.append(Blob(x + 0.5, y + 0.5, len(piece)))
     return sorted(found, key=lambda blob: -blob.area)

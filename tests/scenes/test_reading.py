@@ -126,6 +126,10 @@ MORE: dict[str, tuple[Scene, Layer]] = {
         Layer("circle", Place(24, 24, 4.5), COLOURS["orange"]),
     ),
     "a letter below a word": (Word("AB", "red"), Layer("C", Place(16, 28, 1), COLOURS["red"], cell_height=2)),
+    "a pale letter below a word": (
+        Word("AB", "pink", background="grey"),
+        Layer("S", Place(16, 27.5, 1), COLOURS["pink"], cell_height=2),
+    ),
     "a letter beside a transformation": (
         Transformation("mirrored", (RED,)),
         Layer("C", Place(24, 8, 1), (36, 36, 48), cell_height=2),
@@ -173,6 +177,15 @@ def test_letters_are_read_one_by_one() -> None:
         ((reading, verdict),) = judge(picture(layers(scene, middle(scene))), [Word(asked, "blue")])
         assert reading.scene == scene
         assert (verdict.right(), verdict.marks["letters"], verdict.marks["colour"]) == (False, (False,), (True,))
+
+
+def test_a_gap_in_a_word_is_told() -> None:
+    for ground, colour in (("white", "blue"), ("grey", "pink")):
+        scene = Word("AIC", colour, background=ground)
+        first, _, last = layers(scene, middle(scene))
+        ((reading, verdict),) = judge(noisy(picture([first, last], ground)), [scene])
+        assert reading.notes == ("letter 2 missing",)
+        assert not verdict.right()
 
 
 def test_parts_that_no_hybrid_has_together_are_told() -> None:
