@@ -354,7 +354,7 @@ class SearchConfig:
 @dataclass
 class SweepCommand:
     sweep: SearchConfig = _option(SearchConfig)
-    n_trials: int | None = _option(20, "in all, over every start and worker; null: no bound", low=1)
+    n_trials: int | None = _option(None, "in all, over starts and workers; null: 20, or what time allows", low=1)
     total_time: str | float | None = _option(None, "no trial begins after so long: seconds, 90m, 2h, 1d")
     total_steps: int | None = _option(None, "no trial begins once they took so many optimizer steps", low=1)
     workers: int = _option(1, "trials at once", low=1)

@@ -29,6 +29,8 @@ from mmgen.sweeps.reading import from_override, from_yaml
 from mmgen.sweeps.space import Parameter, Space, Value, override, text
 
 CONFIG_DIR = "--config-dir="
+BOUNDS = ("n_trials", "total_time", "total_steps")
+TRIALS = 20  # where no bound is given
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SWEEPS_OWN = {"run.name": "sweep.name", "run.dir": "sweep.dir", "resume": None}
 
@@ -113,7 +115,7 @@ def asked(config: Mapping[str, Any], given: Sequence[str], chosen: str | None) -
         pruner=pruner,
         watched=_watched(about["prune_on"], goals, pruner, command == "train"),
         first=_first(about, checked, space, notes),
-        trials=config["n_trials"],
+        trials=config["n_trials"] if any(config[bound] for bound in BOUNDS) else TRIALS,
         seconds=seconds(config["total_time"]),
         steps=config["total_steps"],
         workers=config["workers"],
@@ -122,9 +124,6 @@ def asked(config: Mapping[str, Any], given: Sequence[str], chosen: str | None) -
         stops_on_failures=config["stop_on_failures"],
         grace=config["grace"],
     )
-    if sweep.trials is sweep.seconds is sweep.steps is None:
-        fix = "n_trials=20, total_time=2h or total_steps=20000"
-        raise ConfigError("the sweep has no end", code="MMG-C67", where="n_trials", fix=fix)
     return Asked(sweep, command, where, checked, config_dir, about["baseline"], notes)
 
 

@@ -43,7 +43,6 @@ def ask(*overrides, chosen=None, config_dir=None):
         ([*TRAIN, "tokenizer=choice(vq,vqq)"], "no option 'vqq'"),
         ([*TRAIN, LR, "run.name=x"], "sweep.name=…"),
         ([*TRAIN, LR, "resume=never"], "interrupted trials always go on"),
-        ([*TRAIN, LR, "n_trials=null"], "the sweep has no end"),
         ([*TRAIN, LR, "sweep.goal=val/psnr"], "sweep.direction=maximize"),
         ([*TRAIN, LR, "sweep.goal=evaluation:x"], "evaluates nothing"),
         (["experiment=quickstart", "seed=1,2", "sweep.goal=val/loss"], "sweep.goal=generator:val/loss"),
@@ -106,6 +105,14 @@ def test_a_search_of_one_option_of_one_component(tmp_path):
     assert found.sweep.program[-1] == f"--config-dir={tmp_path}"
     with pytest.raises(ConfigError, match="tau_end"):  # which `vq` has not
         ask("sweep=parts", "task=tokenizer", "dataset=scenes", "tokenizer=vq", config_dir=tmp_path)
+
+
+def test_bounds():
+    assert ask(*TRAIN, LR).sweep.trials == 20
+    timed = ask(*TRAIN, LR, "total_time=2h").sweep
+    assert (timed.trials, timed.seconds) == (None, 7200)
+    both = ask(*TRAIN, LR, "total_steps=1000", "n_trials=3").sweep
+    assert (both.trials, both.steps) == (3, 1000)
 
 
 @pytest.mark.parametrize(
