@@ -11,7 +11,7 @@ from torch import Tensor
 from mmgen.protocols import Evidence, Findings, Needs, Sample, Setting
 from mmgen_emoji.judge_figures import Judged, Judgements
 from mmgen_emoji.judge_sheets import Chosen, Shown, failures_of, sheet_of
-from mmgen_emoji.reading import Reader, mark
+from mmgen_emoji.reading import mark, reader
 from mmgen_emoji.scenes import NAMES, PLACES
 
 FAILURES = 24  # shown and listed
@@ -50,7 +50,6 @@ class EmojiJudge:
             raise ValueError(f"drawings={drawings}, shown={shown}, noise={noise}: none may be negative, nor shown 0")
         self.drawings, self.shown, self.noise = drawings, shown, noise
         self.needs = Needs(split, or_val=False, max_pictures=max_pictures, reconstructions=True, drawings=drawings)
-        self._reader: Reader | None = None
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
@@ -91,10 +90,7 @@ class EmojiJudge:
 
     def _judged(self, pictures: Tensor, samples: Sequence[Sample]) -> list[Judged]:
         """Pictures (B,3,S,S), and what was asked for in each."""
-        size = pictures.shape[-1]
-        if self._reader is None or self._reader.image_size != size:
-            self._reader = Reader(size)
-        readings = self._reader.read(pictures)
+        readings = reader(pictures.shape[-1]).read(pictures)
         return [
             (reading, mark(sample["attributes"]["relation"], _names(sample), reading))
             for reading, sample in zip(readings, samples, strict=True)

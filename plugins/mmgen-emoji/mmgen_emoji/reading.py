@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from mmgen_emoji.scenes import MOVED, NAMES, PLACES, emoji_pictures, emoji_side, first_pixel
 
 SIDE = 32  # pixels a side that pictures are compared at; larger ones are averaged
-SLACK = 1  # how far, in 1/32 of the side, an emoji may stand beside where the dataset puts it
+SLACK = (-1, 0, 1)  # in 1/32 of the side: how far an emoji may stand beside where the dataset puts it
 NOTHING = "nothing"  # the name of an empty place
 EMOJI = ("first", "second", "third")
 CHUNK = 256
@@ -96,24 +97,29 @@ class Reader:
 
     def __init__(self, image_size: int) -> None:
         self._pictures = torch.stack(list(emoji_pictures(emoji_side(image_size)).values()))
-        self.image_size = image_size
+        self._size = image_size
         self._templates = {place: self._made(place) for place in dict.fromkeys(itertools.chain(*PLACES.values()))}
         self._lengths = {place: templates.square().sum(dim=1) for place, templates in self._templates.items()}
 
     def _made(self, place: Place) -> Tensor:
         """(T,D): white paper, then all emoji at one shift after another."""
         x, y, axis = place
-        rows, columns = (range(-SLACK - MOVED * (axis == a), SLACK + MOVED * (axis == a) + 1) for a in "yx")
-        made = [torch.ones(1, 3, self.image_size, self.image_size)]
-        for down, across in itertools.product(rows, columns):
-            made.append(self._placed(first_pixel(x + across, self.image_size), first_pixel(y + down, self.image_size)))
+        made = [torch.ones(1, 3, self._size, self._size)]
+        for left, top in itertools.product(self._starts(x, axis == "x"), self._starts(y, axis == "y")):
+            made.append(self._placed(left, top))
         return torch.cat([_piece(adaptive_avg_pool2d(pictures, SIDE), place) for pictures in made])
+
+    def _starts(self, centre: int, moves: bool) -> list[int]:
+        """Where an emoji may begin along an axis: where the dataset puts it, and a little beside."""
+        pixels = self._size // SIDE
+        centres = range(centre - MOVED * moves, centre + MOVED * moves + 1)
+        return sorted({first_pixel(at, self._size) + slack * pixels for at in centres for slack in SLACK})
 
     def _placed(self, left: int, top: int) -> Tensor:
         """(64,3,S,S): each emoji on white, cut off where it leaves the picture."""
-        paper = torch.ones(len(self._pictures), 3, self.image_size, self.image_size)
+        paper = torch.ones(len(self._pictures), 3, self._size, self._size)
         side = self._pictures.shape[-1]
-        (first, until), (begin, end) = ((max(at, 0), min(at + side, self.image_size)) for at in (top, left))
+        (first, until), (begin, end) = ((max(at, 0), min(at + side, self._size)) for at in (top, left))
         paper[:, :, first:until, begin:end] = self._pictures[:, :, first - top : until - top, begin - left : end - left]
         return paper
 
@@ -143,6 +149,12 @@ class Reader:
         templates = self._templates[place]
         number = torch.addmm(self._lengths[place], pieces, templates.T, alpha=-2).argmin(dim=1)
         return (pieces - templates[number]).square().sum(dim=1), number
+
+
+@lru_cache(maxsize=1)  # a second to make; every chunk and evaluator of a run asks for the same
+def reader(image_size: int) -> Reader:
+    """Of pictures of this size."""
+    return Reader(image_size)
 
 
 def _piece(images: Tensor, place: Place) -> Tensor:
