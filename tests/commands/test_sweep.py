@@ -17,6 +17,7 @@ from mmgen.commands.searching import asked, divide, seconds
 from mmgen.errors import ConfigError, ConfigErrors
 from mmgen.runs.config import differences
 from mmgen.sweeps.wandb_file import write_wandb_sweep
+from mmgen.tracking.wandb_mirror import WandbMirror
 from tests.tiny import mmgen, start, write_pictures
 
 TRAIN = [
@@ -166,6 +167,23 @@ def test_a_wandb_sweeps_agent_runs_mmgen(tmp_path, monkeypatch):
     assert config["tracking"]["mode"] == "online"
     with pytest.raises(ConfigError, match="three"):
         write_wandb_sweep(found.sweep, "run", None)
+
+
+def test_the_run_that_an_agent_names_reaches_wandb(tmp_path, monkeypatch):
+    """wandb's own client links a run to its sweep by these. Offline, and without an agent, none is passed on."""
+    agents = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_PROJECT": "p"}
+    for name, value in agents.items():
+        monkeypatch.setenv(name, value)
+
+    def passed_on(mode):
+        mirror = object.__new__(WandbMirror)
+        mirror._mode, mirror._home = mode, tmp_path
+        return {name: value for name, value in mirror._environment().items() if name in agents}
+
+    assert passed_on("online") == agents
+    assert passed_on("offline") == {}
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert passed_on("online") == {}
 
 
 def test_a_sweep_of_real_trainings(tmp_path):
