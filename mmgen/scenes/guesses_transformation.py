@@ -120,7 +120,7 @@ def guess_transformations(sheet: Sheet) -> list[list[Guess]]:
 
 
 def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple[str, ...]:
-    """Whether what stands above or below is rather of another shape, picture i."""
+    """Whether what stands above or below is rather of another shape, or not there, picture i."""
     assert isinstance(scene, Transformation)
     notes = []
     for thing, place in zip(scene.originals, layout, strict=False):
@@ -135,6 +135,8 @@ def _odd_ones(i: int, scene: Scene, layout: Layout, both: list[Tables]) -> tuple
             ("below", below, scene.colour or thing.colour, -1),
         ):
             own = gains[i, :, y, x, NAMES.index(colour)]
+            if own[s] > 0:  # nearer to bare: what is pale in greyscale leaves no blob where it is missing
+                notes.append(f"{where} no {thing.shape}")
             other = int(own.argmin())
             if other == s:
                 continue

@@ -188,6 +188,14 @@ def test_a_gap_in_a_word_is_told() -> None:
         assert not verdict.right()
 
 
+def test_a_pale_thing_missing_above_or_below_is_told() -> None:
+    scene = Transformation("greyscale", (Thing("crescent", "yellow"),))
+    above, *below = layers(scene, (Place(8, 7, 5),))
+    for pieces in ([above, *below[:-1]], below):
+        ((reading, verdict),) = judge(noisy(picture(pieces)), [scene])
+        assert not verdict.right(), reading
+
+
 def test_parts_that_no_hybrid_has_together_are_told() -> None:
     place = Place(16, 17, 7.5)
     parts = {part: Layer(part, place, (36, 36, 48)) for part in ("ears", "tail", "wings", "eyes", "wheels")}
