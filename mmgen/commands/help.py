@@ -264,8 +264,8 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
         *about.notes,
     ]
     lines += ["", *(f"example: {example}" for example in about.examples)]
-    for action, kind in ACTIONS.get(command, {}).items():
-        if own := _keys(options_of(kind)):
+    for action, taken in ACTIONS.get(command, {}).items():
+        if own := _keys(options_of(taken)):
             lines += ["", f"keys of {action} (KEY=VALUE):" if action else "keys (KEY=VALUE):", *own]
     if command in COMMANDS:
         where = places(config_dir)

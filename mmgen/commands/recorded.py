@@ -129,8 +129,8 @@ def _of_log(log: Path) -> Recorded:
         raise CheckpointError(
             f"{log} does not tell what the run was made by",
             code="MMG-K05",
-            why="its config has no origin",
-            fix="the run's directory instead, such as runs/quickstart",
+            why="its config has no origin" if wandb.config else "a crash took all of it",
+            fix="the run's directory instead" + ("" if wandb.config else ", or first `mmgen runs replay RUN`"),
         )
     try:
         origin = checked(json.loads(text), str(log))

@@ -78,8 +78,8 @@ def replay_stage(directory: Path, names: Mapping[str, str]) -> Replayed:
 
 
 def _there(rows: Sequence[Mapping[str, Any]], log: WandbRun) -> int:
-    """How many rows of metrics.jsonl a log has, with every number; it has pictures in rows of their own."""
-    known = {(row.get("step"), name) for row in log.rows for name, value in row.items() if not isinstance(value, dict)}
+    """How many rows of metrics.jsonl a log has, with every number."""
+    known = {(row.get("step"), name) for row in log.rows for name in row}
     return sum(all((row["step"], name) in known for name in row if name != "time") for row in rows)
 
 

@@ -18,7 +18,7 @@ SECONDS = 600  # for a log of millions of rows
 
 @dataclass
 class WandbRun:
-    """An offline run as wandb has it. `rows` are its history, without wandb's own columns; `ended` says whether it was
+    """An offline run as wandb has it. `rows` are its history, numbers and the step; `ended` says whether it was
     finished in order."""
 
     file: Path
@@ -52,10 +52,16 @@ def read_wandb(file: Path) -> WandbRun:
             update = config.get("update") if isinstance(config, dict) else None
             found.config |= update if isinstance(update, dict) else {}
         elif kind == "history" and isinstance(content.get("item"), dict):
-            found.rows.append({key: value for key, value in content["item"].items() if not key.startswith("_")})
+            found.rows.append(_logged(content["item"]))
         elif kind == "exit":
             found.ended = True
     return found
+
+
+def _logged(item: dict[str, Any]) -> dict[str, Any]:
+    """A row without wandb's own columns, and without pictures, of which it has the path, the size and so on."""
+    media = tuple(f"{key.removesuffix('._type')}." for key in item if key.endswith("._type"))
+    return {key: value for key, value in item.items() if not key.startswith(("_", *media))}
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:

@@ -238,14 +238,15 @@ def test_the_directory_one_stands_in_is_not_removed(told: Told, monkeypatch: pyt
 
 def test_what_a_crash_took_from_wandb_is_replayed(told: Told, here: Path):
     """A log cut in its middle, as SIGKILL leaves it, beside the metrics file that has every row."""
-    from mmgen.tracking.logger import RunLogger
     from mmgen.tracking.wandb_folder import find_log, read_wandb
 
     directory = RunDirectory("runs/one").create({"kind": "tokenizer", "seed": 7})
-    logger = RunLogger(directory.path, name="one-tokenizer", job_type="tokenizer", config={"seed": 7}, group="one")
+    directory.update_status(state="finished", stage="tokenizer")
+    metrics = MetricsFile(directory.metrics_file)
     for step in range(400):
-        logger.log_metrics({f"train/metric{i}": step + i / 7 for i in range(12)}, step)
-    logger.finish()
+        metrics.append({"step": step, **{f"train/metric{i}": step + i / 7 for i in range(12)}})
+    metrics.close()
+    assert "wandb had no log; now all 400: wandb sync " in told("replay", "runs/one"), "it was not tracked at all"
     (folder,) = (directory.path / "wandb").glob("offline-run-*")
     log = find_log(folder)
     assert log is not None
