@@ -37,8 +37,8 @@ def told(page: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_the_example_is_the_one_that_new_writes(kind: str):
-    written = (TEMPLATES / kind / "example.py").read_text(encoding="utf-8")
-    assert files(PAGES[kind])["mmgen_example/__init__.py"] == written
+    template = (TEMPLATES / kind / "example.py").read_text(encoding="utf-8")
+    assert files(PAGES[kind])["mmgen_example/__init__.py"] == template
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -31,10 +31,14 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
             yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "mmgen")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mmgen" and not node.level:
             yield from ((str(node.module), alias.name) for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("mmgen."):
-            module = re.fullmatch(r"mmgen(\.[a-z_]+)+", node.value)
-            if module and (ROOT / f"{node.value.replace('.', '/')}.py").is_file():
-                yield node.value, ""
+        elif isinstance(node, ast.Constant) and is_module(node.value):
+            yield node.value, ""
+
+
+def is_module(text: object) -> bool:
+    if not isinstance(text, str) or not re.fullmatch(r"mmgen(\.[a-z_]+)+", text):
+        return False
+    return ROOT.joinpath(*text.split(".")).with_suffix(".py").is_file()
 
 
 def private(source: str, allowed: set[str]) -> list[str]:
