@@ -56,7 +56,7 @@ def private(source: str, allowed: set[str]) -> list[str]:
 
 SOURCES = [(path, PUBLIC) for plugin in PLUGINS for path in plugin.rglob("*.py") if "tests" not in path.parts]
 TESTS = [(path, IN_TESTS) for plugin in PLUGINS for path in (plugin / "tests").rglob("*.py")]
-TEMPLATES = [(path, PUBLIC) for path in (ROOT / "mmgen/commands/templates").rglob("*.py")]
+TEMPLATES = [(path, PUBLIC) for path in (ROOT / "mmgen/commands/plugin_templates").rglob("*.py")]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Codebook(nn.Module):
     def forward(self, features: Tensor, step: int) -> Passed:
         indices = self.assign(features)
         if self.training:
-            rows = rows_of(features).detach()
+            rows = rows_of(features).detach().to(self.codes.dtype)  # features may be of less precision
             self.follow(rows, indices.flatten())
             indices = self.nearest(rows).view(indices.shape)
         codes = look_up(indices, self.codes)

@@ -136,9 +136,10 @@ PRETRAINED_CHECKS = (
 
 
 def prepare(encoder: Encoder, image_size: int = 32) -> Prepared:
-    """A contrastive encoder, and the checks of its kind: fewer of one that comes with its weights."""
+    """A contrastive encoder, and the checks of its kind: fewer of one that came with its weights, built without a text
+    tokenizer."""
     batch = small_batch(image_size=image_size)
-    pretrained = bool(getattr(encoder, "pretrained", False))
+    pretrained = bool(getattr(encoder, "pretrained", False)) and getattr(encoder, "text_tokenizer", None) is None
 
     def outputs(component: Encoder, put: Callable[[Tensor], Tensor]) -> list[Tensor]:
         found = [component.encode_image(put(batch["image"]))]

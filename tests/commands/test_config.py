@@ -193,11 +193,11 @@ def test_bad_input_is_refused(arguments: list[str], words: str, capsys: pytest.C
     assert told.out == ""
 
 
-def test_neither_torch_nor_lightning_nor_wandb_is_imported_of_itself():
+def test_neither_lightning_nor_wandb_is_imported():
     code = (
         "import sys, mmgen.cli\n"
         "assert mmgen.cli.main(['config', 'why', 'run', 'experiment=try']) == 0\n"
-        "print([m for m in ('torch', 'pytorch_lightning', 'wandb') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('pytorch_lightning', 'wandb') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"

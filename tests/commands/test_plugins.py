@@ -147,6 +147,7 @@ def test_check_tells_what_crashes_hangs_leaves_and_changes(
     for name, source in sources.items():
         entries = {"mmgen.sampler": {name: f"mod_{name}:A"}}
         install(name, entries | ({"mmgen.api": {"99": "x"}} if name == "other" else {}), {f"mod_{name}.py": source})
+    install("hang", {"mmgen.sampler": {"hang": "mod_hang:A"}}, {"mod_hang.py": "import time; time.sleep(60)"})
     told = {
         "crash": "FAIL  it_can_be_imported: the process ended with -6",
         "leave": "FAIL  it_can_be_imported: SystemExit: 0",
@@ -159,7 +160,6 @@ def test_check_tells_what_crashes_hangs_leaves_and_changes(
     assert cli.main(["plugins", "check", "rude"]) == 4
     out = capsys.readouterr().out
     assert "FAIL  importing_it_changes_nothing_that_all_share: sampler 'rude' of rude 1.0 changes torch's" in out
-    install("hang", {"mmgen.sampler": {"hang": "mod_hang:A"}}, {"mod_hang.py": "import time; time.sleep(60)"})
     monkeypatch.setattr(plugin_checks, "PATIENCE", 3)
     assert cli.main(["plugins", "check", "hang"]) == 8
     assert "it takes longer than 3 s" in capsys.readouterr().out

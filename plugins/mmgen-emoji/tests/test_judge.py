@@ -183,7 +183,7 @@ def test_the_best_of_n_is_the_mean_over_all_subsets():
 
 def test_it_conforms_and_says_what_it_needs(scenes):
     evaluator = mmgen.build("evaluator", {"name": "emoji_judge"})
-    assert len(check_evaluator(evaluator, [scenes[i] for i in range(48)])) >= 8
+    assert len(check_evaluator(evaluator, samples=[scenes[i] for i in range(48)])) >= 8
     needs = evaluator.needs
     assert (needs.split, needs.or_val, needs.drawings, needs.max_pictures) == ("heldout_emoji", False, 4, 200)
     assert (needs.reconstructions, needs.all_pictures, needs.attributes) == (True, False, False)
