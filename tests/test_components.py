@@ -104,7 +104,11 @@ SAMPLES: dict[str, Callable[[], list[Sample]]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "name"), INSTALLED)
+SLOW = ("fid_effnet_lite0", "kid_effnet_lite0")  # a network of ImageNet reads every picture of every check
+EVERY = [pytest.param(*one, marks=[pytest.mark.slow] * (one[1].partition("@")[0] in SLOW)) for one in INSTALLED]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_component_conforms(kind: str, name: str, tmp_path: Path) -> None:
     own = SAMPLES.get(name.partition("@")[0])
     built = build(kind, name, tmp_path)

@@ -1,7 +1,7 @@
 """`mmgen plugins new KIND NAME [DIRECTORY]`: a plugin that works, to begin with.
 
-The files come from `plugin_templates/`: a plugin called `example` of each kind, in which the name is replaced. So what is
-written is code that mmgen's own tests have run.
+The files come from `plugin_templates/`: a plugin called `example` of each kind, in which the name is replaced. So what
+is written is code that mmgen's own tests have run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from mmgen import __version__, api, registry
 from mmgen.errors import ConfigError, quoted
 from mmgen.spelling import nearest
 
-TEMPLATES = Path(__file__).with_name("plugin_templates")  # not `templates`: Hydra would take a folder here for a group of that name
+# Not "templates": Hydra takes a folder here for a group, and a key of that name could not be set any more.
+TEMPLATES = Path(__file__).with_name("plugin_templates")
 WHERE = {  # of the templates, by where they are written
     "pyproject.toml": "common/pyproject.txt",
     "README.md": "common/README.md",

@@ -176,11 +176,11 @@ def _report(recorded: Recorded, path: Path, differences: list[Difference]) -> in
         again = read_json(path / "evaluation.json", trusted=True, limit=50_000_000)
         found["evaluation"] = compare_evaluations(recorded.evaluation, again)
     weights = {kind: _weights(path, kind, recorded) == digest for kind, digest in recorded.weights.items()}
-    rows: list[tuple[str, ...]] = []
+    told: list[tuple[str, ...]] = []
     for kind, agreement in found.items():
         same = {True: "the same weights", False: "other weights"}.get(weights.get(kind), "")  # type: ignore[arg-type]
-        rows.append((kind, agreement.told(), same))
-    print("\n".join(table(rows)))
+        told.append((kind, agreement.told(), same))
+    print("\n".join(table(told)))
     agrees = bool(found) and all(one.exact for one in found.values()) and all(weights.values())
     write_json(
         path / "reproduction.json",

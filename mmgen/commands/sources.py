@@ -166,7 +166,7 @@ def _layer(default: Any, repository: Any) -> Layer | None:
     package = default.package if default.package is not None else (result.header.get("package") or "")
     package = "" if package == "_global_" else package
     prefix = f"{package}." if package else ""
-    values = {f"{prefix}{key}": value for key, value in flat(config)}
+    values = {f"{prefix}{key}": value for key, value in flat({str(key): value for key, value in config.items()})}
     group, _, name = path.rpartition("/")
     if result.path.startswith("presets:"):
         directory = str(result.path).removeprefix("presets://")

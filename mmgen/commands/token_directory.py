@@ -10,7 +10,7 @@ from signal import SIGINT
 from typing import Any
 
 from mmgen.data.shards import RECIPE
-from mmgen.errors import ConfigError, Interrupted, MmgenError, RunLockedError, quoted
+from mmgen.errors import CheckpointError, ConfigError, Interrupted, MmgenError, RunLockedError, quoted
 from mmgen.files import is_leftover, read_json, remove, write_json
 from mmgen.runs.config import differences
 from mmgen.runs.directory import RunDirectory
@@ -55,7 +55,11 @@ def agree(directory: Path, recipe: Mapping[str, Any]) -> None:
     path = directory / RECIPE
     wanted = json.loads(json.dumps(recipe))
     if not path.is_file():
-        write_json(path, wanted)
+        try:
+            write_json(path, wanted)
+        except CheckpointError:
+            if not path.is_file():  # else the first process has written it, and cleaned ours away
+                raise
     changed = differences(read_json(path, trusted=True), wanted)
     if changed:
         shown = ", ".join(f"{key} {quoted(old, 30)} → {quoted(new, 30)}" for key, old, new in changed[:5])

@@ -63,8 +63,8 @@ class Tokenizing:
         planned = plan(recipe["splits"], self.config["shard_size"])
         prepare(self.directory, recipe)
         with lock(self.directory, f".lock-{self.rank}"):
+            agree(self.directory, recipe)  # before cleaning, which may take the file that another one writes it by
             clean(self.directory, [shard.number for shard in self._mine(planned)], self.rank == 0)
-            agree(self.directory, recipe)
             varied = {"train": self.augmenting, "val": Augmenting()}
             readers = {
                 split: Reader(dataset, positions[split], tokenizer.image_size, how) for split, how in varied.items()

@@ -134,6 +134,7 @@ def test_what_has_to_be_given_is_told(capsys: Capture):
     assert "dataset.path is required" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_check_tells_what_crashes_hangs_leaves_and_changes(
     install: Install, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -186,6 +186,7 @@ def test_the_run_that_an_agent_names_reaches_wandb(tmp_path, monkeypatch):
     assert passed_on("online") == {}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_real_trainings(tmp_path):
     """Each trial is `mmgen train`; the best one is there to run again; nothing of it is shared."""
     write_pictures(tmp_path / "pictures")
