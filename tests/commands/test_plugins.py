@@ -217,6 +217,7 @@ def installed(kind: str, work: Path) -> Path:
     return binaries
 
 
+@pytest.mark.slow
 def test_a_new_dataset_installs_untouched_passes_its_tests_and_trains(tmp_path: Path):
     binaries = installed("dataset", tmp_path)
     train = ["train", "task=tokenizer", "dataset=mine", "dataset.image_size=16", "run.name=x", "debug=one_batch"]

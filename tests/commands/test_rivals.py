@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from mmgen import cli
 from mmgen.commands.rivals import rivals
 from tests.tiny import QUIET, RUN, files, mmgen, write_pictures
 
@@ -70,11 +71,10 @@ def test_a_run_with_a_rival_goes_on_with_all_that_is_finished(run):
         ("rivals.noisy.tsk.batch_size=8", "rivals.noisy.task"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(tmp_path, override, words):
-    write_pictures(tmp_path / "pictures", 3)
-    result = mmgen("run", *RUN, QUIET, override, cwd=tmp_path)
-    assert result.returncode == 2
-    assert words in result.stderr
+def test_a_mistake_is_told_with_its_place(tmp_path, monkeypatch, capsys, override, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", *RUN, QUIET, override]) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
