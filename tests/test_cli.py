@@ -77,14 +77,12 @@ def _handlers() -> Any:
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["train", "--help"], ["--version"]])
 def test_help_and_listings_are_light(arguments: list[str]):
     code = (
-        "import sys, time, mmgen.cli\n"
+        "import sys, mmgen.cli\n"
         f"code = mmgen.cli.main({arguments!r})\n"
-        f"print([m for m in {HEAVY!r} if m in sys.modules], time.process_time(), file=sys.stderr)"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules, seconds = done.stderr.rsplit(" ", 1)
-    assert modules == "[]"
-    assert float(seconds) < 0.5, "of the processor, so that a busy machine does not matter"
+    assert done.stderr.strip() == "[]"
     assert done.stdout
 
 
@@ -241,19 +239,17 @@ def test_run_alone_without_the_quickstart_says_how_to_get_it(command: Command, t
     assert "seed must be a whole number" in message
 
 
-def test_config_errors_come_before_lightning_and_within_three_seconds(toys: Path):
-    """With mmgen's own components, whose import costs torch."""
+def test_config_errors_come_before_lightning(toys: Path):
+    """With mmgen's own components, whose import costs torch; `benchmarks/use.py` measures the seconds."""
     code = (
-        "import sys, time, mmgen.cli\n"
+        "import sys, mmgen.cli\n"
         "arguments = ['train', 'task=generator', 'dataset=folder', 'generator.num_layer=3', 'trainer.max_steps=abc']\n"
         "code = mmgen.cli.main(arguments)\n"
         "heavy = [m for m in ('pytorch_lightning', 'lightning', 'wandb', 'torchmetrics') if m in sys.modules]\n"
-        "print(code, heavy, time.process_time())"
+        "print(code, heavy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    answer, seconds = done.stdout.rsplit(" ", 1)
-    assert answer == "2 []"
-    assert float(seconds) < 3, "of the processor, so that a busy machine does not matter"
+    assert done.stdout.strip() == "2 []"
     assert "did you mean generator.num_layers?" in done.stderr
 
 

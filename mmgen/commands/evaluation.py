@@ -87,6 +87,9 @@ class Evaluation:
             self._seconds |= judging._seconds
         undrawn = attempts.failed.get(DRAWING)
         result: dict[str, Any] = {**self.about, "findings": findings}
+        found = {number["name"] for finding in findings.values() for number in finding["numbers"]}
+        if lacking := sorted(self.config.get("wanted", {}).keys() - found):
+            result["wanted_and_not_found"] = lacking
         if attempts.failed:
             result["failed"] = attempts.failed
         if self.shows:

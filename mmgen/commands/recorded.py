@@ -11,7 +11,7 @@ from typing import Any
 from mmgen.errors import CheckpointError, MmgenError, quoted
 from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.listing import STAGES
+from mmgen.runs.listing import STAGES, stages_of
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import NAME, checked, read_origin
 from mmgen.tracking.wandb_folder import find_log, read_wandb
@@ -79,7 +79,8 @@ def _of_directory(path: Path) -> Recorded:
     found = Recorded(path, path.parent, origin, notes=notes)
     if len(origin["sessions"]) > 1:
         found.notes.append(f"it was started {len(origin['sessions'])} times under differing code, versions or machines")
-    stages = {kind: path / kind for kind in STAGES} if found.command == "run" else {found.config["task"]["name"]: path}
+    several = found.command == "run"
+    stages = {kind: path / kind for kind in stages_of(path)} if several else {found.config["task"]["name"]: path}
     for kind, stage in stages.items():
         if rows := MetricsFile(stage / "metrics.jsonl").rows():
             found.rows[kind] = rows

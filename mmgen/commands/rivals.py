@@ -41,6 +41,11 @@ class Rival:
         """Where it is trained, in the run's directory."""
         return f"encoder-{self.name}"
 
+    @property
+    def section(self) -> str:
+        """Of the config that says it."""
+        return f"rivals.{self.name}"
+
     def figures(self, evaluator: str) -> str:
         """What its figures of an evaluator are called."""
         return f"{evaluator}_{self.name}"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import mmgen
 from mmgen import registry
-from mmgen.checkpoint.parts import Part, read_part
+from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluate import failures, needs_of
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.made_by import made_by
@@ -43,8 +43,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     console = Console(stderr=True)
     began = time.monotonic()
-    stages = {kind: _stage(kind, config) for kind in PARTS}
-    others = {rival: _rival_stage(rival, config) for rival in rivals(config)}
+    stages, others = _stages(config), _rivals(config)
     pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
     made = made_by("run", config, pictures)
     for stage in (*stages.values(), *others.values()):
@@ -57,20 +56,21 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                 if ranks.first:
                     directory.update_status(stage=kind)
                 parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
+            beside: dict[Rival, Part] = {}
             for rival, stage in others.items():
                 if ranks.first:
                     directory.update_status(stage=rival.directory)
-                train_stage(stage, path / rival.directory, pictures, None, None)
+                beside[rival] = train_stage(stage, path / rival.directory, pictures, None, None)
             if not ranks.first:
                 return 0  # drawing and judging is one process's work
-            if not _judged(directory, parts):
+            if not _judged(directory, parts, beside):
                 directory.update_status(stage="evaluation")
                 with _goes_on(config["run"]["name"]):
                     device = computes_on(*(stage.trainer for stage in stages.values()))
                     model = open_trio(path, config["sampler"], trusted=True, device=device)
-                    beside = [(rival, _opened(path, rival, device)) for rival in others]
-                    Evaluation(model, pictures, directory, config, rivals=beside).run()
-                _write_lineage(directory, parts, pictures, config)
+                    judged_too = [(rival, _opened(part, device)) for rival, part in beside.items()]
+                    Evaluation(model, pictures, directory, config, rivals=judged_too).run()
+                _write_lineage(directory, parts, beside, pictures, config)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
             directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
@@ -97,35 +97,39 @@ def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:
     return pictures
 
 
-def _stage(kind: str, config: dict[str, Any]) -> Stage:
-    stage = config["stages"][kind]
+def _stages(config: dict[str, Any]) -> dict[str, Stage]:
+    """The three, in the order in which they are trained."""
+    return {kind: _stage(kind, config[kind], config["stages"][kind], config) for kind in PARTS}
+
+
+def _rivals(config: dict[str, Any]) -> dict[Rival, Stage]:
+    return {
+        rival: _stage("encoder", rival.component, {"task": rival.task, "trainer": rival.trainer}, config, rival.section)
+        for rival in rivals(config)
+    }
+
+
+def _stage(
+    kind: str,
+    component: dict[str, Any],
+    options: dict[str, Any],
+    config: dict[str, Any],
+    section: str | None = None,
+) -> Stage:
     return Stage(
         kind=kind,
-        component=config[kind],
-        task=stage["task"],
-        trainer=stage["trainer"],
+        component=component,
+        task=options["task"],
+        trainer=options["trainer"],
         tracking=config["tracking"],
         seed=config["seed"],
         experiment=config["run"]["name"],
+        section=section,
     )
 
 
-def _rival_stage(rival: Rival, config: dict[str, Any]) -> Stage:
-    return Stage(
-        kind="encoder",
-        component=rival.component,
-        task=rival.task,
-        trainer=rival.trainer,
-        tracking=config["tracking"],
-        seed=config["seed"],
-        experiment=config["run"]["name"],
-        section=f"rivals.{rival.name}",
-    )
-
-
-def _opened(path: Path, rival: Rival, device: str) -> TextToImage:
-    """The rival alone: it classifies and compares, and draws nothing."""
-    part = read_part(path / rival.directory / "model", trusted=True)
+def _opened(part: Part, device: str) -> TextToImage:
+    """A rival alone: it classifies and compares, and draws nothing."""
     encoder = load_part(part, trusted=True)
     return TextToImage(encoder=encoder, fingerprints={"encoder": part.fingerprint}, device=device)
 
@@ -156,31 +160,31 @@ def _goes_on(name: str) -> Iterator[None]:
         raise Interrupted(number, note) from None
 
 
-def _judged(directory: RunDirectory, parts: dict[str, Part]) -> bool:
+def _judged(directory: RunDirectory, parts: dict[str, Part], beside: dict[Rival, Part]) -> bool:
     """Whether these very parts were judged to the end, and nothing failed: the lineage is written after that."""
     lineage, evaluation = directory.path / "lineage.json", directory.path / "evaluation.json"
     if not (lineage.is_file() and evaluation.is_file()):
         return False
     if read_json(evaluation, trusted=True).get("failed"):
         return False  # the plugin may be mended by now
-    recorded = read_json(lineage, trusted=True)["parts"]
-    return {kind: part["fingerprint"] for kind, part in recorded.items()} == {
-        kind: part.fingerprint for kind, part in parts.items()
-    }
+    recorded = read_json(lineage, trusted=True)
+    known = recorded["parts"] | recorded.get("rivals", {})
+    fingerprints = {name: part["fingerprint"] for name, part in known.items()}
+    trained = parts | {rival.directory: part for rival, part in beside.items()}
+    return fingerprints == {name: part.fingerprint for name, part in trained.items()}
 
 
-def _write_lineage(directory: RunDirectory, parts: dict[str, Part], pictures: Pictures, config: dict[str, Any]) -> None:
-    """What made these pictures: the three checkpoints, the data, the config, the versions."""
+def _write_lineage(
+    directory: RunDirectory,
+    parts: dict[str, Part],
+    beside: dict[Rival, Part],
+    pictures: Pictures,
+    config: dict[str, Any],
+) -> None:
+    """What made these pictures and figures: the checkpoints, the data, the config, the versions."""
     lineage = {
-        "parts": {
-            kind: {
-                "fingerprint": part.fingerprint,
-                "path": f"{kind}/model",
-                "step": part.info.get("step"),
-                "requires": part.requires,
-            }
-            for kind, part in parts.items()
-        },
+        "parts": {kind: _parent(part, kind) for kind, part in parts.items()},
+        "rivals": {rival.directory: _parent(part, rival.directory) for rival, part in beside.items()},
         "data": {"name": config["dataset"]["name"], "fingerprint": pictures.fingerprint, "size": len(pictures)},
         "config_fingerprint": directory.status().config_fingerprint,
         "versions": {
@@ -191,3 +195,12 @@ def _write_lineage(directory: RunDirectory, parts: dict[str, Part], pictures: Pi
         "attribution": getattr(pictures.dataset, "attribution", ""),
     }
     write_json(directory.path / "lineage.json", lineage)
+
+
+def _parent(part: Part, directory: str) -> dict[str, Any]:
+    return {
+        "fingerprint": part.fingerprint,
+        "path": f"{directory}/model",
+        "step": part.info.get("step"),
+        "requires": part.requires,
+    }

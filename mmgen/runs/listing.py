@@ -23,6 +23,7 @@ from mmgen.runs.lock import holder_of
 from mmgen.runs.origin import NAME as ORIGIN
 
 STAGES = ("tokenizer", "generator", "encoder")
+RIVALS = "encoder-*"  # what directories of a run's further encoders are called
 DEPTH = 4  # folders that a run may lie below the directory that is listed
 TAIL = 32 * 1024  # bytes of the end of metrics.jsonl, enough for its last validation
 _CLOSED = {"wandb", "samples", "checkpoints", "model", "evaluations"}  # folders that hold no run
@@ -126,6 +127,11 @@ class Run:
         return count
 
 
+def stages_of(directory: Path) -> list[str]:
+    """The stages that a run of several may have: the three, and the further encoders that are there."""
+    return [*STAGES, *sorted(path.name for path in directory.glob(RIVALS))]
+
+
 def find_runs(directory: str | Path, depth: int = DEPTH) -> Iterator[Path]:
     """The directories of runs below a directory, itself included; what is hidden is not looked into."""
     try:
@@ -166,7 +172,8 @@ def open_run(path: str | Path) -> Run:
 def read_run(path: Path) -> Run:
     """A run's status and that of its stages; one that cannot be read is "failed"."""
     status = _status(path)
-    stages = [Stage(name, path / name, found) for name in STAGES if (found := _status(path / name)).state != "new"]
+    begun = {name: found for name in stages_of(path) if (found := _status(path / name)).state != "new"}
+    stages = [Stage(name, path / name, found) for name, found in begun.items()]
     if not stages and status.state != "new":
         stages = [Stage(status.stage or "training", path, status)]
     holder = holder_of(path / ".lock")

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmgen.errors import MmgenError
 from mmgen.runs.directory import RunDirectory
+from mmgen.runs.listing import stages_of
 from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking.redaction import redacted
 
@@ -149,7 +150,7 @@ def read_run(directory: Path) -> RunFiles:
     status = _read_json(directory / "status.json", problems)
     stages = [
         _read_stage(name, directory / name, problems)
-        for name in (*PARTS, *sorted(path.name for path in directory.glob("encoder-*")))
+        for name in stages_of(directory)
         if (directory / name / "status.json").exists() or (directory / name / "metrics.jsonl").exists()
     ]
     if (directory / "metrics.jsonl").exists():

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmgen.tracking.run_files import Figure, read_run
+from mmgen.tracking.run_files import Figure, items, read_run
 
 
 def summary(run_dir: str | Path, width: int = 100) -> str:
@@ -29,6 +29,8 @@ def summary(run_dir: str | Path, width: int = 100) -> str:
         console.print(_table(wanted or figures))
     if wanted and len(figures) > len(wanted):
         console.print(f"{len(figures) - len(wanted)} more figures are in the report")
+    for name in items(run.evidence.get("wanted_and_not_found")):
+        console.print(_plain(f"wanted, and found by no evaluator: {name}"))
     for evaluation in run.evaluations:
         if evaluation.stood_aside:
             console.print(_plain(f"{evaluation.name} stood aside: {evaluation.stood_aside}"))

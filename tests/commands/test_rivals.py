@@ -14,7 +14,7 @@ from tests.tiny import QUIET, RUN, files, mmgen, write_pictures
 
 EXPERIMENT = """# @package _global_
 evaluator: {found: {name: retrieval}, again: {name: retrieval}}
-wanted: {found/picture_to_caption_r10: 0.0, found_noisy/picture_to_caption_r1: 1.01}
+wanted: {found/picture_to_caption_r10: 0.0, found_noisy/picture_to_caption_r1: 1.01, fuond/x: 0.5}
 rivals: {noisy: {task: {caption_noise: 1}, evaluator: [found]}}
 """
 RIVAL = ["--config-dir=conf", "experiment=both", "evaluator=[reconstruction]", "run.name=both"]
@@ -41,6 +41,9 @@ def test_the_rival_is_trained_and_judged_beside_the_run_s_own(run):
     assert list(findings) == ["reconstruction", "found", "again", "found_noisy"]
     assert findings["found"]["numbers"][0]["value"] == findings["again"]["numbers"][0]["value"]
     assert {number["name"].partition("/")[0] for number in findings["again"]["numbers"]} == {"again"}
+    lineage = json.loads((directory / "lineage.json").read_text())
+    assert list(lineage["rivals"]) == ["encoder-noisy"]
+    assert lineage["rivals"]["encoder-noisy"]["fingerprint"] != lineage["parts"]["encoder"]["fingerprint"]
     assert "encoder-noisy" in (directory / "report.html").read_text()
 
 
@@ -49,6 +52,7 @@ def test_what_should_be_reached_is_told_first_and_whether_it_is(run):
     assert len(lines) == 2
     assert "reached" in lines[0]
     assert "missed" in lines[1]
+    assert "wanted, and found by no evaluator: fuond/x" in (run / "out").read_text()
     numbers = json.loads((run / "runs/both/evaluation.json").read_text())["findings"]["found_noisy"]["numbers"]
     assert [number.get("wanted") for number in numbers if number["name"].endswith("to_caption_r1")] == [1.01]
 

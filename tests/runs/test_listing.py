@@ -136,8 +136,9 @@ def test_an_origin_keeps_its_first_start_and_adds_those_that_differ(tmp_path: Pa
     assert [one["machine"]["threads"] for one in found["sessions"]] == [1, 2]
 
 
-def test_a_thousand_runs_are_listed_within_two_seconds(tmp_path: Path):
-    """Each with three stages, rows, pictures, an evaluation, and a config of the size of the quick start's."""
+def test_a_thousand_runs_are_listed_by_what_is_light(tmp_path: Path):
+    """Each with three stages, rows, pictures, an evaluation, and a config of the size of the quick start's;
+    `benchmarks/use.py` measures the seconds."""
     config = {"seed": 1, **{f"section{i}": {f"key{j}": j for j in range(20)} for i in range(15)}}
     numbers = [{"name": f"psnr/{i}", "value": 1.0, "n": 9, "unit": "dB", "chance": None, "note": "x"} for i in range(9)]
     one = make(tmp_path / "first").path
@@ -149,16 +150,13 @@ def test_a_thousand_runs_are_listed_within_two_seconds(tmp_path: Path):
         made = {**origin_of(config), "config": {**config, "seed": i % 3}}
         (tmp_path / "runs" / f"run-{i:04d}" / "origin.json").write_text(json.dumps(made, indent=1))
     code = (
-        "import sys, time, mmgen.cli\n"
+        "import sys, mmgen.cli\n"
         "assert mmgen.cli.main(['runs', 'list']) == 0\n"
-        "heavy = [m for m in ('torch', 'hydra', 'omegaconf', 'wandb', 'rich') if m in sys.modules]\n"
-        "print(heavy, time.process_time(), file=sys.stderr)"
+        "print([m for m in ('torch', 'hydra', 'omegaconf', 'wandb', 'rich') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    heavy, seconds = done.stderr.rsplit(" ", 1)
-    assert heavy == "[]"
+    assert done.stderr.strip() == "[]"
     assert len(done.stdout.splitlines()) == 1001
-    assert float(seconds) < 2, "of the processor, so that a busy machine does not matter"
 
 
 def origin_of(config: dict[str, Any]) -> dict[str, Any]:
