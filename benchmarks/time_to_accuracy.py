@@ -1,0 +1,229 @@
+"""The race: how long a training on two cores takes until unseen pairs of things are drawn right in half of the cases.
+
+    python benchmarks/time_to_accuracy.py --peer PEER/bin/python [--only mmgen] [--minutes 240] [--out race/]
+
+mmgen against dalle-pytorch 1.6.6 (`race_dalle_pytorch.py`, run by the Python of an environment of its own). Same
+pictures: 20,000 pairs on white at 32 pixels, whose held-out (shape, colour) pairs are never trained on. Same sizes: 64
+image tokens out of 1,024, captions of 640 ids, 1.6 million parameters in the transformer, batches of 64. mmgen trains
+by its command, with the recipe of `experiment=abilities_fast`; the rival by its own loss, with the learning rates,
+schedules and clipping of its own training scripts. Each draws the same 200 captions along the way, once; what is
+judged is whether both things' shapes and colours and the relation are right. The clock is that of training, image
+tokenizer, start and reading included; drawing and judging stop it.
+
+Prints each contestant's curve and the ratio; OUT/race.json keeps the curves. Contestants run one after the other, by as
+many threads as there are cores. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmgen.checkpoint.lightning import stored_state, verify
+from mmgen.checkpoint.parts import read_part
+from mmgen.data.scenes import Scenes
+from mmgen.errors import MmgenError
+from mmgen.loading import load_part
+from mmgen.samplers.autoregressive import Autoregressive
+from mmgen.scenes.description import from_json
+from mmgen.scenes.marking import judge
+
+TARGET = 0.5
+PICTURES, ASKED, SIZE = 20_000, 200, 32
+ATTRIBUTES = ["shape", "colour", "relation"]
+DATA = [
+    "dataset=scenes",
+    "dataset.kinds=[pair]",
+    "dataset.backgrounds=[white]",
+    f"dataset.num_samples={PICTURES}",
+    f"dataset.image_size={SIZE}",
+    "tracking=disabled",
+]
+TOKENIZER = ["task=tokenizer", "tokenizer=emoji_vq", "trainer.max_steps=450", "task.optimizer.lr=3e-3"]
+GENERATOR = [
+    "task=generator",
+    "generator={embed_dim: 128, num_layers: 6, qk_norm: false, token_noise: 0.2}",
+    "task.optimizer={name: muon, lr: 1.0e-2, embedding_lr: 5.0e-2}",
+    "task.ema_decay=0.99",
+    "task.alternative_captions=0.1",
+    "task.text_tokenizer={vocab_size: 640, context_length: 22, bpe_dropout: 0.0}",
+]
+EMA = "ema.module."
+EVERY = 50  # steps between two drawings
+
+Point = tuple[float, float]  # seconds of training, share right
+
+
+def scenes() -> Scenes:
+    return Scenes(image_size=SIZE, num_samples=PICTURES, kinds=["pair"], backgrounds=["white"], num_heldout=ASKED)
+
+
+def asked(dataset: Scenes) -> list[int]:
+    return list(dataset.splits["heldout_pairs"])[:ASKED]
+
+
+def share_right(dataset: Scenes, pictures: Tensor) -> float:
+    """Of pictures (ASKED,3,H,W), one a caption, read back by the judge."""
+    truths = [from_json(dataset[i]["attributes"]["scene"]).canonical() for i in asked(dataset)]
+    return sum(verdict.right(ATTRIBUTES) for _, verdict in judge(pictures, truths)) / len(truths)
+
+
+# --- mmgen -----------------------------------------------------------------------------------------------------------
+
+
+def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
+    """Trains by two commands; each checkpoint is put aside as it appears, and its average drawn from afterwards."""
+    began = time.perf_counter()
+    names = {"tokenizer": "mmgen-tokenizer", "generator": "mmgen-generator"}
+    command([*TOKENIZER, f"run.name={names['tokenizer']}"], out)
+    seconds_before = time.perf_counter() - began
+    generator = out / "runs" / names["generator"]
+    keeper = Keeper(generator / "checkpoints", out / "kept")
+    keeper.start()
+    source = f"tokenizer_from=runs/{names['tokenizer']}"
+    kept = [f"trainer.max_steps={steps}", f"task.checkpoint_every={EVERY}", source, f"run.name={names['generator']}"]
+    command([*GENERATOR, *kept], out)
+    keeper.stop()
+    image_tokenizer = load_part(read_part(out / "runs" / names["tokenizer"] / "model", trusted=True), trusted=True)
+    model = load_part(read_part(generator / "model", trusted=True), trusted=True)
+    print(f"mmgen: {parameters(model):,} parameters; image tokenizer {seconds_before:.0f} s", flush=True)
+    text = model.text_tokenizer.encode([dataset[i]["caption"] for i in asked(dataset)])
+    sampler = Autoregressive(temperature=0.5, guidance_scale=1.5)
+    for path in sorted((out / "kept").iterdir()):
+        state = stored_state(path)["state_dict"]
+        average = {name.removeprefix(EMA): value for name, value in state.items() if name.startswith(EMA)}
+        model.load_state_dict(average)
+        with torch.no_grad():
+            tokens = sampler.draw(model, text, num_images=1, seed=1)[:, 0]
+            right = share_right(dataset, image_tokenizer.decode(tokens.unflatten(1, image_tokenizer.grid)))
+        yield seconds_before + keeper.seconds[path.name], right
+
+
+def command(arguments: list[str], out: Path) -> None:
+    subprocess.run([sys.executable, "-m", "mmgen.cli", "train", *DATA, *arguments], cwd=out, check=True)
+
+
+class Keeper(threading.Thread):
+    """Copies the checkpoints of a training aside as they appear, and notes when that was."""
+
+    def __init__(self, checkpoints: Path, kept: Path) -> None:
+        super().__init__(daemon=True)
+        self.checkpoints, self.kept, self.seconds = checkpoints, kept, dict[str, float]()
+        self._began, self._stop = time.perf_counter(), threading.Event()
+
+    def run(self) -> None:
+        while not self._stop.wait(0.2):
+            self._look()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.join()
+        self._look()
+
+    def _look(self) -> None:
+        for path in self.checkpoints.glob("step-*"):
+            if path.name in self.seconds:
+                continue
+            try:
+                verify(path)
+            except MmgenError:
+                continue  # another is already in its place
+            self.seconds[path.name] = time.perf_counter() - self._began
+            shutil.copytree(path, self.kept / path.name, copy_function=os.link)
+
+
+# --- dalle-pytorch ---------------------------------------------------------------------------------------------------
+
+
+def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Iterator[Point]:
+    """Hands the pictures over as files, and judges what is drawn as it appears."""
+    shared = out / "dalle_pytorch"
+    shared.mkdir()
+    train = dataset.splits["train"]
+    samples = [dataset[i] for i in train]
+    np.save(shared / "pictures.npy", np.stack([(s["image"] * 255).round().byte().numpy() for s in samples]))
+    captions = {
+        "train": [sample["captions"] for sample in samples],
+        "asked": [dataset[i]["caption"] for i in asked(dataset)],
+    }
+    (shared / "captions.json").write_text(json.dumps(captions))
+    script = Path(__file__).with_name("race_dalle_pytorch.py")
+    process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)])
+    seen: set[Path] = set()
+    try:
+        while True:
+            ended = process.poll() is not None
+            for path in sorted(set(shared.glob("drawn-*.npz")) - seen):
+                seen.add(path)
+                drawn = np.load(path)
+                settings = [name for name in drawn.files if name != "seconds"]
+                right = {n: share_right(dataset, torch.from_numpy(drawn[n]).float() / 255) for n in settings}
+                print("  ".join(f"{name} {share:.1%}" for name, share in right.items()), flush=True)
+                yield float(drawn["seconds"]), max(right.values())
+            if ended:
+                return
+            time.sleep(1)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def until(curve: Iterator[Point], name: str) -> list[Point]:
+    """The curve's points, told one by one, until the target is reached."""
+    points = []
+    for seconds, right in curve:
+        points.append((seconds, right))
+        print(f"{name}: {seconds:6.0f} s  {right:6.1%}", flush=True)
+        if right >= TARGET:
+            break
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", metavar="PYTHON", help="of an environment with dalle-pytorch 1.6.6")
+    parser.add_argument("--only", choices=["mmgen", "dalle-pytorch"], help="the other's curve is read from OUT")
+    parser.add_argument("--steps", type=int, default=600, help="of mmgen's generator")
+    parser.add_argument("--minutes", type=float, default=240.0, help="after which dalle-pytorch gives up")
+    parser.add_argument("--out", type=Path, default=Path("race"), help="a new directory, or one for --only")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    if options.only != "mmgen" and not options.peer:
+        parser.error("--peer is missing: the Python of an environment with dalle-pytorch, see race_dalle_pytorch.py")
+    out.mkdir(parents=True, exist_ok=options.only is not None)
+    dataset, results = scenes(), out / "race.json"
+    curves: dict[str, list[Point]] = json.loads(results.read_text()) if results.is_file() else {}
+    if options.only != "dalle-pytorch":
+        curves["mmgen"] = until(mmgen_curve(dataset, out, options.steps), "mmgen")
+    if options.only != "mmgen":
+        curves["dalle-pytorch"] = until(peer_curve(dataset, out, options.peer, options.minutes), "dalle-pytorch")
+    results.write_text(json.dumps(curves, indent=1))
+    times = {name: next((s for s, right in points if right >= TARGET), None) for name, points in curves.items()}
+    for name, seconds in times.items():
+        best = max(right for _, right in curves[name])
+        print(f"{name}: {seconds:.0f} s to {TARGET:.0%}" if seconds else f"{name}: {best:.0%} at the most")
+    ours, theirs = times.get("mmgen"), times.get("dalle-pytorch")
+    if ours and theirs:
+        print(f"{theirs / ours:.1f} times as fast")
+    elif ours and "dalle-pytorch" in curves:
+        print(f"more than {curves['dalle-pytorch'][-1][0] / ours:.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
