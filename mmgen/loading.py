@@ -10,6 +10,7 @@ from mmgen.checkpoint.exports import is_export, read_export
 from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
 from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
+from mmgen.packages import models
 from mmgen.runs.directory import RunDirectory
 
 PARTS = ("tokenizer", "generator", "encoder")
@@ -82,8 +83,17 @@ def part_of(source: str | Path, kind: str, key: str, *, trusted: bool = False) -
     )
 
 
+def located(path: str | Path) -> Path:
+    """Where a run or an export lies: a path, or the name of a model that an installed plugin brings. What lies there
+    goes first."""
+    root, name = Path(path), str(path)
+    if not root.exists() and (model := models().get(name)):
+        return model.path
+    return root
+
+
 def _parts_at(path: str | Path, *, trusted: bool) -> dict[str, Part]:
-    root = Path(path)
+    root = located(path)
     if is_export(root):
         return read_export(root).parts
     models = [root / kind / "model" for kind in PARTS] + [root / "model", root]
@@ -100,6 +110,7 @@ def _parts_at(path: str | Path, *, trusted: bool) -> dict[str, Part]:
 
 def recorded_sampler(path: str | Path) -> dict[str, Any]:
     """The sampler that a run or an export was judged with; autoregressive's defaults where it says nothing."""
+    path = located(path)
     if is_export(path):
         return read_export(path).sampler or AUTOREGRESSIVE
     if RunDirectory(path).config_file.is_file():

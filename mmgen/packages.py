@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+
+MODELS = "mmgen.models"  # the entry-point group of trained models: name to a package of data files, an export
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model that an installed plugin brings."""
+
+    name: str
+    distribution: str
+    path: Path
+
+
+def models() -> dict[str, Model]:
+    """The trained models of the installed plugins, by name. A name that two plugins use, and a directory that is not
+    there, is left out."""
+    found: dict[str, list[Model]] = {}
+    for entry in entry_points(group=MODELS):
+        if path := directory_of(entry.value):
+            found.setdefault(entry.name, []).append(Model(entry.name, entry.dist.name if entry.dist else "", path))
+    return {name: several[0] for name, several in sorted(found.items()) if len(several) == 1}
 
 
 def directory_of(package: str) -> Path | None:

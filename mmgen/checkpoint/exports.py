@@ -11,10 +11,11 @@ Whoever opens one trusts nobody: see `mmgen.checkpoint.files` and SECURITY.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmgen.checkpoint.compact import Precision, compacted, expanded
 from mmgen.checkpoint.files import MANIFEST, foreign, read_manifest, read_verified, seal, write_directory_atomic
 from mmgen.checkpoint.parts import (
     FILES,
@@ -25,6 +26,7 @@ from mmgen.checkpoint.parts import (
     check_requires,
     plain,
     read_part_files,
+    with_fingerprint,
     write_part_files,
 )
 from mmgen.checkpoint.tensors import num_bytes
@@ -64,8 +66,12 @@ def write_export(
     templates: Sequence[str] = (),
     classes: Mapping[str, Sequence[str]] | None = None,
     parity: Mapping[str, Any] | None = None,
+    precision: Precision = "full",
 ) -> None:
     """Writes an export atomically; see `Export` for the fields, and `mmgen.interop.report` for `parity`.
+
+    With another `precision` than full the parts are other parts, with fingerprints of their own; they still require
+    each other.
 
     Raises:
         CheckpointError: the directory is not empty, the disk is full, the parts were not trained with each other, or a
@@ -77,9 +83,10 @@ def write_export(
     for config in (sampler, *(part.config for part in parts.values())):
         check_names(plain(config), str(directory))
     head = {"format": FORMAT, "data": plain(data), "sampler": plain(sampler)}
+    stored = _compacted(parts, precision)
 
     def fill(temp: Path) -> None:
-        for kind, part in parts.items():
+        for kind, part in stored.items():
             assert kind == part.kind in KINDS
             (temp / kind).mkdir()
             write_part_files(temp / kind, part)
@@ -88,7 +95,24 @@ def write_export(
         if parity is not None:
             write_json(temp / PARITY, plain(parity))
 
-    write_directory_atomic(directory, fill, needed=sum(num_bytes(part.tensors) + 65536 for part in parts.values()))
+    write_directory_atomic(directory, fill, needed=sum(num_bytes(part.tensors) + 65536 for part in stored.values()))
+
+
+def _compacted(parts: Mapping[str, Part], precision: Precision) -> dict[str, Part]:
+    """The parts as they are stored, each requiring the others as they will be read."""
+    if precision == "full":
+        return dict(parts)
+    made: dict[str, Part] = {}
+    fingerprints: dict[str, str] = {}
+    for kind, part in parts.items():
+        tensors = compacted(part.tensors, precision)
+        made[kind] = replace(part, tensors=tensors, info={**part.info, "precision": precision})
+        fingerprints[kind] = with_fingerprint(replace(part, tensors=expanded(tensors))).fingerprint
+    return {kind: replace(part, requires={**part.requires, **_met(part, fingerprints)}) for kind, part in made.items()}
+
+
+def _met(part: Part, fingerprints: Mapping[str, str]) -> dict[str, str]:
+    return {kind: fingerprints[kind] for kind in part.requires if kind in fingerprints}
 
 
 def refuse_filled(directory: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmgen.checkpoint.compact import expanded
 from mmgen.checkpoint.files import MANIFEST, Entry, read_manifest, read_verified, write_directory_atomic
 from mmgen.checkpoint.tensors import as_bytes, num_bytes, parse_tensors, storable, write_tensors
 from mmgen.errors import CheckpointError, quoted
@@ -126,7 +127,7 @@ def read_part_files(directory: Path, manifest: Mapping[str, Entry], prefix: str 
     if prefix + TEXT_TOKENIZER in manifest:
         text_tokenizer = _read_text(directory, manifest, prefix + TEXT_TOKENIZER)
     weights = read_verified(directory, prefix + WEIGHTS, manifest, MAX_WEIGHTS)
-    tensors = parse_tensors(weights, place + WEIGHTS)
+    tensors = expanded(parse_tensors(weights, place + WEIGHTS), place + WEIGHTS)
     return with_fingerprint(Part(tensors=tensors, text_tokenizer=text_tokenizer, **fields))
 
 

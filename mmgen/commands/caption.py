@@ -36,7 +36,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     check_counts(config["num_captions"], config["keep"], "captions")
     choice = _choice(config)
     refuse_in_use(config["out"])
-    model, _ = open_model(config, "generator")
+    model, _ = open_model(config, "generator", order="image_first")
     model.generator_of("image_first")  # before anything else is missed
     images = torch.stack([model.picture(picture) for picture in pictures])
     with Bar("writing", total=len(pictures) * config["num_captions"], unit="captions") as bar:

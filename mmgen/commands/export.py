@@ -29,7 +29,9 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     if config["format"] == "open_clip":
         return _open_clip(config["encoder_from"] or source, to)
     parts = read_parts(source, **elsewhere)
-    write_export(Path(to), parts=parts, data=_data(source), sampler=recorded_sampler(source))
+    write_export(
+        Path(to), parts=parts, data=_data(source), sampler=recorded_sampler(source), precision=config["precision"]
+    )
     open_trio(to, device="cpu")
     size = sum(file.stat().st_size for file in Path(to).rglob("*") if file.is_file())
     print(f"{', '.join(parts)}: {to} ({size / 1e6:.1f} MB)\nopen it: mmgen.load({to!r})")

@@ -16,6 +16,7 @@ from mmgen.commands.help import page, table
 from mmgen.commands.plugin_flaws import file_of, flaw
 from mmgen.commands.words import option_lines, summary
 from mmgen.errors import ConfigError
+from mmgen.packages import MODELS
 from mmgen.registry import Component
 from mmgen.spelling import nearest
 
@@ -96,7 +97,7 @@ def listing() -> list[str]:
     packages = sorted(
         {
             (what, e.value, e.dist.name if e.dist else "")
-            for what, group in (("presets", "mmgen.configs"), ("prompts", "mmgen.prompts"))
+            for what, group in (("presets", "mmgen.configs"), ("prompts", "mmgen.prompts"), ("model", MODELS))
             for e in entry_points(group=group)
         }
     )

@@ -287,6 +287,7 @@ class ExportCommand:
     run: str | None = _option(None, "a finished run's directory; also the first positional")
     to: str | None = _option(None, "the directory to write; also the second positional")
     format: Literal["mmgen", "open_clip"] = _option("mmgen", "open_clip: the encoder alone, as its hub folders are")
+    precision: Literal["full", "half", "eight"] = _option("full", "of the weights; eight: matrices in 8 bits")
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
     encoder_from: str | None = _option(None, "a run or an export whose encoder to take")
 

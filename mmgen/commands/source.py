@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,22 @@ from mmgen.devices import device_of
 from mmgen.errors import ConfigError, MmgenError, quoted
 from mmgen.files import read_json
 from mmgen.images import SUFFIXES, decode
-from mmgen.loading import PARTS
-from mmgen.runs.directory import RunDirectory, finished_runs
+from mmgen.loading import PARTS, located
+from mmgen.packages import models
+from mmgen.runs.directory import finished_runs
+from mmgen.stream import Order
 from mmgen.text_to_image import TextToImage, open_trio
 
 RUNS = Path("runs")
 
 
-def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Path]:
+def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_first") -> tuple[TextToImage, Path]:
     """The model that a command's config asks for, and where it lies.
 
     Args:
         config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`.
         needs: kinds of parts; where no run is named, it is the newest finished one that has these.
+        order: of the generator's stream, where no run is named.
 
     Raises:
         ConfigError: there is none, or the sampler refuses its options.
@@ -35,7 +39,7 @@ def open_model(config: Mapping[str, Any], *needs: str) -> tuple[TextToImage, Pat
     if config.get("sampler"):
         registry.build("sampler", config["sampler"])  # a mistake is told before anything is read
     elsewhere = {kind: config.get(f"{kind}_from") for kind in ("tokenizer", "encoder")}
-    source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)))
+    source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)), order=order)
     model = open_trio(
         source,
         config.get("sampler"),
@@ -74,17 +78,34 @@ def pretrained(config: Mapping[str, Any]) -> TextToImage:
     return TextToImage(encoder=encoder.eval(), fingerprints={}, device=device_of(config["device"]))
 
 
-def source_of(run: str | None, *needs: str) -> Path:
-    """The run or export asked for, or the newest finished run under runs/ that has these kinds of parts.
+def source_of(run: str | None, *needs: str, order: Order = "text_first") -> Path:
+    """The run or export asked for, or the newest finished run under runs/ that has these kinds of parts; where there is
+    none, a trained model that an installed plugin brings, which is told.
+
+    Args:
+        run: a path, or the name of such a model.
+        needs: kinds of parts.
+        order: of the generator's stream, where one is needed.
 
     Raises:
         ConfigError: there is none.
     """
     if run is not None:
-        return Path(run)
-    for directory in finished_runs(RUNS):
-        if all(_has(directory, kind) for kind in needs):
-            return directory.path
+        return located(run)
+    finished = [directory.path for directory in finished_runs(RUNS)]
+    for path in finished:
+        if _fits(path, needs, order):
+            return path
+    for model in models().values():
+        if _fits(model.path, needs, order):
+            print(
+                f"the model {model.name!r} of {model.distribution}, since there is no finished run under {RUNS}/",
+                file=sys.stderr,
+            )
+            return model.path
+    for path in finished:
+        if _fits(path, needs, None):
+            return path  # whoever opens it says what it cannot do
     wanted = f" with a trained {' and '.join(needs)}" if 0 < len(needs) < len(PARTS) else ""
     raise ConfigError(
         f"there is no finished run{wanted} under {RUNS}/",
@@ -94,15 +115,26 @@ def source_of(run: str | None, *needs: str) -> Path:
     )
 
 
-def _has(run: RunDirectory, kind: str) -> bool:
-    """Whether a finished run has a part: as one of its stages, or as the only thing it trained."""
-    if (run.stage(kind).model / "manifest.json").is_file():
-        return True
-    config = run.model / "config.json"
-    try:
-        return (run.model / "manifest.json").is_file() and read_json(config, trusted=True).get("kind") == kind
-    except MmgenError:
+def _fits(path: Path, needs: Sequence[str], order: Order | None) -> bool:
+    """Whether a finished run or an export has these parts, and the generator that is needed the order; null: any."""
+    configs = {kind: _part_config(path, kind) for kind in needs}
+    if any(config is None for config in configs.values()):
         return False
+    generator = configs.get("generator")
+    return generator is None or order is None or generator.get("order", "text_first") == order
+
+
+def _part_config(path: Path, kind: str) -> dict[str, Any] | None:
+    """A part's options: of a run's stage, of the only thing that it trained, or of an export; null: it has none."""
+    for directory in (path / kind / "model", path / "model", path / kind):
+        try:
+            if (directory / "manifest.json").is_file():
+                found = read_json(directory / "config.json", trusted=True)
+                if found.get("kind") == kind:
+                    return dict(found["config"])
+        except (MmgenError, KeyError, TypeError, ValueError):
+            continue
+    return None
 
 
 def refuse_in_use(out: str | None, key: str = "out") -> None:

@@ -1,0 +1,69 @@
+"""A trained model that a plugin brings: found by its name, and where nothing was trained here yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mmgen as package
+
+
+@pytest.fixture
+def shipped(work: Path, install, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A plugin with the tiny run's three parts in eight bits, and a directory without any run."""
+    site = install("toy-models", {"mmgen.models": {"toy": "toy_models.toy", "gone": "toy_models.gone"}}, {})
+    (site / "toy_models").mkdir()
+    (site / "toy_models" / "__init__.py").write_text("raise RuntimeError('imported')")
+    code, out, err = call("export", "runs/tiny", str(site / "toy_models" / "toy"), "precision=eight")
+    assert code == 0, err
+    assert "tokenizer, generator, encoder" in out
+    shutil.copy(work / "red.png", tmp_path / "red.png")
+    monkeypatch.chdir(tmp_path)
+    return site / "toy_models" / "toy"
+
+
+def test_it_draws_redraws_and_classifies_before_anything_was_trained(shipped, call, tmp_path):
+    for number, (command, told) in enumerate(
+        [
+            (["sample", "a red bar", "num_images=2", "keep=1", "out=drawn"], "kept 1 of 2"),
+            (["redraw", "red.png", "a blue bar", "row=8", "num_images=2", "keep=1", "out=redrawn"], "kept 1 of 2"),
+            (["classify", "red.png", "red", "blue"], "red"),
+        ]
+    ):
+        code, out, err = call(*command)
+        assert code == 0, err
+        assert told in out, number
+        assert "the model 'toy' of toy-models, since there is no finished run under runs/" in err
+    assert json.loads((tmp_path / "drawn/samples.json").read_text())[0]["caption"] == "a red bar"
+
+
+def test_it_has_a_name_wherever_a_run_is_named(shipped, call, tmp_path):
+    assert package.load("toy").fingerprints == package.load(str(shipped)).fingerprints
+    code, _, err = call("classify", "red.png", "red", "blue", "run=toy")
+    assert (code, err) == (0, "")
+    code, _, err = call("sample", "a red bar", "num_images=1", "keep=1", "run=toy", "encoder_from=toy", "out=named")
+    assert code == 0, err
+    assert "the model" not in err
+    (tmp_path / "toy").mkdir()
+    assert "holds no finished run" in call("classify", "red.png", "red", "run=toy")[2], "a directory here goes first"
+
+
+def test_a_run_of_one_s_own_goes_first(shipped, call, work, monkeypatch):
+    monkeypatch.chdir(work)
+    code, _, err = call("classify", "red.png", "red", "blue")
+    assert (code, err) == (0, "")
+
+
+def test_it_writes_no_captions_and_says_so(shipped, call):
+    code, _, err = call("caption", "red.png")
+    assert code == 2
+    assert "there is no finished run with a trained generator under runs/" in err
+
+
+def test_it_is_listed(shipped, call):
+    code, out, _ = call("plugins", "list")
+    assert code == 0
+    assert "model  toy_models.toy of toy-models" in out
