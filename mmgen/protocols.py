@@ -258,6 +258,7 @@ class Needs:
     or_val: bool = True
     max_pictures: int | None = None
     reconstructions: bool = False
+    teacher_forced: bool = False  # what the generator would draw token by token, if all before each were the true ones
     drawings: int = 0  # how many are drawn of each caption; the encoder ranks them
     redrawings: int = 0  # how many of each picture are drawn from part of it; the encoder ranks them
     redrawn_from: tuple[float, float] = (0.5, 0.0)  # the first share of height and width that is not kept
@@ -276,6 +277,7 @@ class Evidence:
     images: Tensor  # (B,3,H,W)
     indices: Tensor | None = None  # (B,h,w)
     reconstructions: Tensor | None = None  # (B,3,H,W)
+    teacher_forced: Tensor | None = None  # (B,3,H,W), each token the likeliest after the true ones before it
     drawings: Tensor | None = None  # (B,n,3,H,W), best first by the encoder's score
     drawing_scores: Tensor | None = None  # (B,n), cosine, falling
     redrawings: Tensor | None = None  # (B,n,3,H,W), best first

@@ -180,6 +180,20 @@ class TextToImage(Trio):
             drawings += self._ranked(captions[part], tokens[part], images, keep, seed)
         return drawings
 
+    @torch.no_grad()
+    def teacher_forced(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """Pictures (B,3,H,W) of the image tokenizer's size to pictures (B,3,H,W) of the likeliest image tokens, each
+        after the caption and the true tokens before it: where these are right and drawings are not, mistakes add up."""
+        generator, tokenizer = self.generator_of("text_first"), self.part("tokenizer")
+        text_tokens = generator.text_tokenizer.encode(captions)
+        pieces = []
+        for first in range(0, len(images), self.batch):
+            part = slice(first, first + self.batch)
+            image_tokens = tokenizer.encode(images[part].to(self.device))
+            _, image_logits = generator(text_tokens[part].to(self.device), image_tokens.flatten(1))
+            pieces.append(tokenizer.decode(image_logits.argmax(-1).view(image_tokens.shape)).cpu())
+        return torch.cat(pieces)
+
     def _decoded(self, tokens: Tensor, redrawing: Redrawing | None, part: slice) -> Tensor:
         """Image tokens (C,n,N) to pictures (C,n,3,H,W)."""
         tokenizer = self.part("tokenizer")

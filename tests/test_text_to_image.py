@@ -113,6 +113,22 @@ def test_what_cannot_be_drawn_is_a_config_error(model, options, words):
 # ---- classifying
 
 
+def test_teacher_forced_tokens_follow_the_true_ones(model):
+    """By stepping through the true tokens with a cache, one picture at a time."""
+    tokenizer, generator = model.part("tokenizer"), model.part("generator")
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    captions = ["a red bar", "a blue square", "a green column"]
+    for image, caption, got in zip(images, captions, model.teacher_forced(images, captions), strict=True):
+        tokens = tokenizer.encode(image[None]).flatten(1)
+        with torch.no_grad():
+            logits, kv_cache = generator.prefill(generator.text_tokenizer.encode([caption]))
+            likeliest = [logits.argmax(-1)]
+            for n in range(tokens.shape[1] - 1):
+                likeliest.append(generator.step(tokens[:, n : n + 1], kv_cache)[:, 0].argmax(-1))
+            expected = tokenizer.decode(torch.stack(likeliest, 1).view(1, *tokenizer.grid))[0]
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
 def test_shares_are_the_softmax_over_scaled_cosines(model, picture):
     labels = ["a red square", "a blue bar", "a yellow column"]
     shares = model.classify(picture, labels)

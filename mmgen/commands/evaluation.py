@@ -204,7 +204,7 @@ class Evaluation:
 
     def _setting(self, needs: Needs) -> Setting:
         model, every, subject = self.model, needs.all_pictures, self.subject
-        fitted = dataclasses.replace(needs, reconstructions=False, drawings=0, redrawings=0)
+        fitted = dataclasses.replace(needs, reconstructions=False, teacher_forced=False, drawings=0, redrawings=0)
         return Setting(
             split=subject.split(needs) or "val",
             splits=subject.splits,
@@ -230,6 +230,8 @@ class Evaluation:
         captions = [self.pictures.captions[p] for p in positions]
         if needs.reconstructions:
             evidence.indices, evidence.reconstructions = self.model.reconstruct(images)
+        if needs.teacher_forced:
+            evidence.teacher_forced = self.model.teacher_forced(images, captions)
         if needs.drawings:
             drawn = [self._drawings[caption, needs.drawings] for caption in captions]
             evidence.drawings, evidence.drawing_scores = _stacked(drawn)

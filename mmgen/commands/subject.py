@@ -72,8 +72,8 @@ class Subject:
         draws = bool(needs.drawings or needs.redrawings)
         both_sides = needs.features or draws  # drawings come ranked
         parts = {
-            "tokenizer": needs.reconstructions or draws,
-            "generator": draws,
+            "tokenizer": needs.reconstructions or needs.teacher_forced or draws,
+            "generator": needs.teacher_forced or draws,
             "encoder": both_sides or needs.probe_features,
         }
         missing = [kind for kind, needed in parts.items() if needed and not self.model.has(kind)]

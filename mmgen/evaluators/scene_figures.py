@@ -17,7 +17,12 @@ from mmgen.scenes.lexicon import thing
 from mmgen.scenes.marking import ATTRIBUTES, Verdict
 from mmgen.scenes.words import held_out_words
 
-CONTROLS = {"true": "true pictures", "noisy": "noisy ones", "reconstructions": "reconstructions"}
+CONTROLS = {
+    "true": "true pictures",
+    "noisy": "noisy ones",
+    "reconstructions": "reconstructions",
+    "teacher_forced": "the likeliest tokens after true ones",
+}
 Row = dict[str, Any]
 
 
@@ -64,13 +69,17 @@ class Judgements:
         return numbers
 
     def itself(self) -> list[Finding]:
-        """How often the judge is right about pictures that no generator drew."""
+        """How often what was not drawn freely is read all right: the judge's own error, and tokens after true ones."""
         numbers = []
-        for control, what in CONTROLS.items():
+        for control, what in self._judged():
             what = f"true pictures with noise of sigma {self.noise:g}" if control == "noisy" else what
             note = f"the judge itself: {what} read all right, {self.where}"
             numbers.append(_finding(control, self._control(None, control), note))
         return numbers
+
+    def _judged(self) -> list[tuple[str, str]]:
+        """The controls that there are."""
+        return [(control, what) for control, what in CONTROLS.items() if self.controls[control]]
 
     def _control(self, name: str | None, control: str) -> list[bool]:
         """Of an attribute, or all right."""
@@ -80,14 +89,14 @@ class Judgements:
         return _marks(verdicts, name)
 
     def _beside(self, name: str | None) -> str:
-        shares = [f"{what} {_share(self._control(name, control)):.1%}" for control, what in CONTROLS.items()]
+        shares = [f"{what} {_share(self._control(name, control)):.1%}" for control, what in self._judged()]
         return "the judge on " + ", ".join(shares)
 
     def by_attribute(self) -> list[Row]:
         """Of the drawings and of the controls."""
         rows: list[Row] = []
         for name in (*ATTRIBUTES, "nothing_else", None):
-            own = {what: self._control(name, control) for control, what in CONTROLS.items()}
+            own = {what: self._control(name, control) for control, what in self._judged()}
             if not own["true pictures"]:
                 continue
             row: Row = {"attribute": (name or "all right").replace("_", " ")}

@@ -68,6 +68,7 @@ class SceneJudge:
             or_val=False,
             max_pictures=max_pictures,
             reconstructions=True,
+            teacher_forced=drawings > 0,
             drawings=0 if self.redraws else drawings,
             redrawings=drawings if self.redraws else 0,
             redrawn_from=(self.region.row, self.region.column) if self.redraws else (0.5, 0.0),
@@ -98,6 +99,8 @@ class SceneJudge:
             "noisy": self._noisy(images, samples),
             "reconstructions": evidence.reconstructions[numbers].cpu().float(),
         }
+        if evidence.teacher_forced is not None:
+            asked["teacher_forced"] = evidence.teacher_forced[numbers].cpu().float()
         for name, pictures in asked.items():
             self._found.controls[name] += [verdict for _, verdict in self._judged(pictures, images, scenes)]
         self._found.scenes += scenes

@@ -54,7 +54,7 @@ class Subject:
 
 def setting(needs: Needs, samples: Sequence[Sample]) -> Setting:
     """What an evaluator is told first: a dataset of which the first half is judged."""
-    fitted = dataclasses.replace(needs, reconstructions=False, drawings=0, redrawings=0)
+    fitted = dataclasses.replace(needs, reconstructions=False, teacher_forced=False, drawings=0, redrawings=0)
     more = small_samples(3 * COUNT)[2 * COUNT :]
     return Setting(
         split=needs.split,
@@ -92,6 +92,8 @@ def evidence(needs: Needs, chunk: slice, samples: Sequence[Sample]) -> Evidence:
     features = caption_features([sample["caption"] for sample in samples])
     noise = torch.randn(features.shape, generator=source)
     found = Evidence(samples=list(samples[chunk]), images=images[chunk])
+    if needs.teacher_forced:
+        found.teacher_forced = (images + 0.1 * torch.rand(images.shape, generator=source)).clamp(0, 1)[chunk]
     if needs.reconstructions:
         found.indices = indices_of(images)[chunk]
         found.reconstructions = (images + 0.05 * torch.rand(images.shape, generator=source)).clamp(0, 1)[chunk]

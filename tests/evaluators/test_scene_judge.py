@@ -128,6 +128,22 @@ def test_the_judges_own_error_is_measured(objects, number):
     assert findings.depends_on == ("dataset", "tokenizer")
 
 
+def test_what_the_generator_would_say_after_true_tokens_is_judged_beside(objects, number):
+    images = torch.stack([sample["image"] for sample in objects])
+    told = images.clone()
+    told[0] = images[2]
+    evaluator = SceneJudge(drawings=1)
+    assert evaluator.needs.teacher_forced
+    assert not SceneJudge(drawings=0).needs.teacher_forced
+    evaluator.begin(Setting("some"))
+    evaluator.update(Evidence(objects, images, reconstructions=images, teacher_forced=told, drawings=images[:, None]))
+    findings = evaluator.compute()
+    assert number(findings, "scene_judge/teacher_forced").value == 0.75
+    assert "the likeliest tokens after true ones 75.0%" in number(findings, "scene_judge/right").note
+    (row,) = [r for r in findings.tables["By attribute, and the judge itself"] if r["attribute"] == "shape"]
+    assert row["the likeliest tokens after true ones %"] == 75.0
+
+
 def test_samples_without_a_scene_are_left_out(objects, sample, number):
     emoji = sample(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), "a cat", name="cat")
     bare = {"image": emoji["image"], "caption": "none", "id": "none"}
