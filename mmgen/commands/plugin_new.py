@@ -71,7 +71,7 @@ def new(words: list[str]) -> str:
         )
     if claims := registry.components(kind).get(name):
         raise _refused(
-            f"there is a {kind} {quoted(name)} already",
+            f"the {kind} {quoted(name)} exists already",
             why=f"it is {claims[0].owner}'s, and a name has one owner",
             fix=f"mmgen plugins new {kind} my_{name}",
         )
