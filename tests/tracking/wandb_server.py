@@ -30,7 +30,7 @@ class Artifact:
     aliases: list[str]
     committed: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
-    made_by: list[str] = field(default_factory=list)
+    made_by: str = ""
     used_by: list[str] = field(default_factory=list)
 
 
@@ -227,8 +227,8 @@ class WandbServer:
             metadata = json.loads(given["metadata"] or "{}")
             number = str(len(self.artifacts))
             self.artifacts.append(Artifact(number, name, given["artifactTypeName"], digest, metadata, aliases))
+            self.artifacts[-1].made_by = given["runName"]
             known = self.artifacts[-1:]
-        known[0].made_by.append(given["runName"])
         state = "COMMITTED" if known[0].committed else "PENDING"
         return {"id": known[0].id, "state": state, "artifactSequence": {"id": name, "latestArtifact": None}}
 
