@@ -158,7 +158,8 @@ class _Training:
 
     def _fit(self) -> Fit:
         stage = self.stage
-        return Fit(stage.kind, stage.trainer, stage.task["checkpoint_every"], stage.experiment, self.directory)
+        every, loggers = stage.task["checkpoint_every"], stage.tracking["loggers"]
+        return Fit(stage.kind, stage.trainer, every, stage.experiment, self.directory, loggers)
 
     def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], AnyTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
