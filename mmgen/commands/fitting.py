@@ -23,7 +23,7 @@ from mmgen.progress import Bar
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
-from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, StopOnSignal
+from mmgen.tasks.callbacks import MeasureSpeed, SaveCheckpoints, ShowProgress, StopOnSignal
 from mmgen.tasks.strategies import make_strategy
 from mmgen.tracking.lightning_loggers import make_loggers
 from mmgen.tracking.logger import RunLogger
@@ -73,7 +73,7 @@ class Fit:
                 saved=lambda step: status("running", step),
                 failed=lambda error: print(error.render(), file=sys.stderr) if current().first else None,
             )
-            trainer = self._make([stop, ShowProgress(bar), save, *more], logger)
+            trainer = self._make([stop, ShowProgress(bar), MeasureSpeed(), save, *more], logger)
             try:
                 trainer.fit(task, data, ckpt_path=checkpoint)
             except SIGTERMException:  # it came before the first step: Lightning's own way of ending then
