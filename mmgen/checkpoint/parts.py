@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Part:
     requires: dict[str, str] = field(default_factory=dict)  # kind to the fingerprint of the part it was trained with
     info: dict[str, Any] = field(default_factory=dict)  # step, seed, metrics: what nothing depends on
     fingerprint: str = ""  # SHA-256 over weights, config, arguments and text tokenizer, 64 hex
+    path: Path | None = field(default=None, compare=False)  # of its directory, where it was read from one of its own
 
 
 def write_part(
@@ -107,7 +108,7 @@ def read_part(directory: str | Path, *, trusted: bool = False) -> Part:
     for name in manifest:
         if name not in FILES:
             raise refused(str(directory / MANIFEST), f"file name {quoted(name)}")
-    return read_part_files(directory, manifest, trusted=trusted)
+    return replace(read_part_files(directory, manifest, trusted=trusted), path=directory)
 
 
 def read_part_files(directory: Path, manifest: Mapping[str, Entry], prefix: str = "", *, trusted: bool = False) -> Part:

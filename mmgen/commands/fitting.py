@@ -23,8 +23,9 @@ from mmgen.progress import Bar
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
-from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, StopOnSignal
+from mmgen.tasks.callbacks import MeasureSpeed, SaveCheckpoints, ShowProgress, StopOnSignal
 from mmgen.tasks.strategies import make_strategy
+from mmgen.tracking.lightning_loggers import make_loggers
 from mmgen.tracking.logger import RunLogger
 
 
@@ -38,6 +39,7 @@ class Fit:
         checkpoint_every: steps.
         experiment: the run's name, for the message that tells how to go on.
         directory: the stage's.
+        loggers: Lightning's own, beside the run's.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Fit:
     checkpoint_every: int
     experiment: str
     directory: RunDirectory
+    loggers: Sequence[str] = ()
 
     def run(
         self, task: pl.LightningModule, data: pl.LightningDataModule, logger: RunLogger, more: Sequence[pl.Callback]
@@ -70,7 +73,7 @@ class Fit:
                 saved=lambda step: status("running", step),
                 failed=lambda error: print(error.render(), file=sys.stderr) if current().first else None,
             )
-            trainer = self._make([stop, ShowProgress(bar), save, *more], logger)
+            trainer = self._make([stop, ShowProgress(bar), MeasureSpeed(), save, *more], logger)
             try:
                 trainer.fit(task, data, ckpt_path=checkpoint)
             except SIGTERMException:  # it came before the first step: Lightning's own way of ending then
@@ -115,7 +118,8 @@ class Fit:
 
     def _make(self, callbacks: list[pl.Callback], logger: RunLogger) -> pl.Trainer:
         options = {**trainer_options(self.trainer), "default_root_dir": str(self.directory.path)}
-        return pl.Trainer(**options, logger=logger, callbacks=callbacks, plugins=[SafeCheckpointIO()])
+        loggers = [logger, *make_loggers(self.loggers, self.directory.path)]  # pictures are for the first alone
+        return pl.Trainer(**options, logger=loggers, callbacks=callbacks, plugins=[SafeCheckpointIO()])
 
     def _alone(self, error: BaseException, step: int) -> MmgenError:
         ranks = current()

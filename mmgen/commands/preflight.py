@@ -28,6 +28,7 @@ from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.tasks.optimizers import check_optimizer
 from mmgen.tasks.parallel import check_parallel
+from mmgen.tracking.lightning_loggers import check_loggers
 
 
 def read_pictures(dataset: Mapping[str, Any]) -> Samples:
@@ -55,6 +56,10 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
         ConfigErrors: whatever the components, their optimizers and the Trainer refuse, of all stages.
     """
     errors: list[ConfigError] = []
+    try:
+        check_loggers(stages[0].tracking["loggers"])  # all stages have the same
+    except ConfigError as error:
+        errors.append(error)
     for stage in stages:
         place = f"{stage.section or f'stages.{stage.kind}'}." if len(stages) > 1 else ""
         for check in (_check_numbers, check_ranks, _check_trainer, partial(_check_data, pictures=pictures)):

@@ -144,7 +144,7 @@ def _of_log(log: Path) -> Recorded:
     found = Recorded(log, beside, origin, rows={kind: wandb.rows} if kind in STAGES else {})
     if not wandb.ended:
         found.notes.append("wandb's log has no end: the run crashed, and its last rows are not in it")
-    if origin["command"] == "run":
+    if origin["command"] == "run" and kind in STAGES:
         found.notes.append(f"wandb's log is of the {kind} alone: its numbers are compared")
     return found
 

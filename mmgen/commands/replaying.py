@@ -6,7 +6,7 @@ from mmgen.commands.actions import only
 from mmgen.errors import MmgenError
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.listing import Run, Stage, open_run
-from mmgen.tracking.replay import replay_stage
+from mmgen.tracking.replay import replay_evaluation, replay_stage
 
 
 def replay(words: list[str]) -> int:
@@ -19,6 +19,8 @@ def replay(words: list[str]) -> int:
                 found = replay_stage(stage.path, _defaults(run, stage))
                 print(f"{stage.path}: {found.told()}")
                 failed = failed or not found.whole
+            if told := replay_evaluation(run.path):
+                print(f"{run.path}: {told}")
     return MmgenError.exit_code if failed else 0
 
 
@@ -35,5 +37,3 @@ def _defaults(run: Run, stage: Stage) -> dict[str, str]:
 def _tracking(run: Run) -> dict[str, object]:
     found = run.config.get("tracking")
     return dict(found) if isinstance(found, dict) else {}
-
-

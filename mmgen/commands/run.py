@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
 from rich.console import Console
 
-import mmgen
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluate import failures, needs_of
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.lineage import write_lineage
 from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.rivals import Rival, rivals
@@ -26,12 +24,14 @@ from mmgen.commands.stages import Stage, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
-from mmgen.files import read_json, write_json
+from mmgen.files import read_json
 from mmgen.loading import PARTS, load_part
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.runs.origin import keep
+from mmgen.runs.origin import in_tracker, keep
 from mmgen.text_to_image import TextToImage, open_trio
+from mmgen.tracking.artifacts import dataset_artifact, used_part
+from mmgen.tracking.judged import JOB, log_evaluation
 from mmgen.tracking.report import summary, write_report
 
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
@@ -70,7 +70,10 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                     model = open_trio(path, config["sampler"], trusted=True, device=device)
                     judged_too = [(rival, _opened(part, device)) for rival, part in beside.items()]
                     Evaluation(model, pictures, directory, config, rivals=judged_too).run()
-                _write_lineage(directory, parts, beside, pictures, config)
+                others_by_name = {rival.directory: part for rival, part in beside.items()}
+                name = config["dataset"]["name"]
+                write_lineage(directory, parts, pictures, name, rivals=others_by_name, judged=True)
+                _show(directory, parts, others_by_name, config, made)
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
             directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
@@ -134,6 +137,23 @@ def _opened(part: Part, device: str) -> TextToImage:
     return TextToImage(encoder=encoder, fingerprints={"encoder": part.fingerprint}, device=device)
 
 
+def _show(
+    directory: RunDirectory,
+    parts: dict[str, Part],
+    beside: dict[str, Part],
+    config: dict[str, Any],
+    made: dict[str, Any] | None,
+) -> None:
+    """The evaluation in wandb, beside the stages' runs."""
+    tracking, name = config["tracking"], config["run"]["name"]
+    names = {"project": tracking["project"], "group": tracking["group"] or name, "name": f"{name}-{JOB}"}
+    told = {key: config[key] for key in ("seed", "sampler", "evaluator", "drawing")}
+    data = [dataset_artifact(made["data"])] if made else []
+    used = [artifact for part in (*parts.values(), *beside.values()) if (artifact := used_part(part))]
+    told = {"kind": JOB, **told, **in_tracker(made)}
+    log_evaluation(directory.path, names, tracking["mode"], told, [*data, *used])
+
+
 @contextmanager
 def _status(directory: RunDirectory) -> Iterator[None]:
     """While the run goes on, and where it was left; of several processes, the first one's word."""
@@ -172,35 +192,3 @@ def _judged(directory: RunDirectory, parts: dict[str, Part], beside: dict[Rival,
     fingerprints = {name: part["fingerprint"] for name, part in known.items()}
     trained = parts | {rival.directory: part for rival, part in beside.items()}
     return fingerprints == {name: part.fingerprint for name, part in trained.items()}
-
-
-def _write_lineage(
-    directory: RunDirectory,
-    parts: dict[str, Part],
-    beside: dict[Rival, Part],
-    pictures: Pictures,
-    config: dict[str, Any],
-) -> None:
-    """What made these pictures and figures: the checkpoints, the data, the config, the versions."""
-    lineage = {
-        "parts": {kind: _parent(part, kind) for kind, part in parts.items()},
-        "rivals": {rival.directory: _parent(part, rival.directory) for rival, part in beside.items()},
-        "data": {"name": config["dataset"]["name"], "fingerprint": pictures.fingerprint, "size": len(pictures)},
-        "config_fingerprint": directory.status().config_fingerprint,
-        "versions": {
-            "mmgen": mmgen.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "pytorch-lightning", "hydra-core", "wandb", "tokenizers")},
-        },
-        "attribution": getattr(pictures.dataset, "attribution", ""),
-    }
-    write_json(directory.path / "lineage.json", lineage)
-
-
-def _parent(part: Part, directory: str) -> dict[str, Any]:
-    return {
-        "fingerprint": part.fingerprint,
-        "path": f"{directory}/model",
-        "step": part.info.get("step"),
-        "requires": part.requires,
-    }

@@ -151,6 +151,7 @@ class TrackingConfig:
     mode: Literal["offline", "online", "disabled"] = _option("offline", "wandb's mode; metrics.jsonl is written always")
     project: str = _option("mmgen", "wandb's project")
     group: str | None = _option(None, "wandb's group; the run's name by default")
+    loggers: list[Literal["csv", "tensorboard"]] = _option([], "Lightning's own, beside metrics.jsonl")
 
 
 @dataclass

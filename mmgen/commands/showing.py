@@ -75,7 +75,8 @@ class Shown:
                 entry |= {"id": self.pictures.ids[position], "split": self._shown_split()}
                 entry["original"] = self.picture(f"original-{number:02d}", original)
                 pictures.append(original)
-            entries.append(entry | {"pictures": files, "scores": _plain(drawings.scores, keep)})
+            numbers = drawings.numbers[:keep].tolist()
+            entries.append(entry | {"pictures": files, "scores": _plain(drawings.scores, keep), "numbers": numbers})
             rows.append((caption, pictures))
         headers = [f"rank {rank + 1}" for rank in range(keep)] + ["true picture"]
         save_png(sheet(rows, headers=headers, title="Captions never seen"), self.path / "sheet.png")

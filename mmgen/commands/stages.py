@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from mmgen.tasks.callbacks import ShowReconstructions
 from mmgen.tasks.codebook import WatchCodebook
 from mmgen.tasks.parallel import holds_plain_tensors, whole_state
 from mmgen.tasks.task import TASKS
+from mmgen.tracking.artifacts import dataset_artifact, used_part
 from mmgen.tracking.logger import RunLogger
 from mmgen.trio import BATCH
 
@@ -126,7 +127,7 @@ class _Training:
             max_steps=self.max_steps,
             seed=stage.seed,
         )
-        logger = self._logger()
+        logger = self._logger([part for part in (self.tokenizer if requires else None, init_from) if part])
         try:
             data = self._data()
             self._fit().run(task, data, logger, self._callbacks(data))
@@ -141,10 +142,14 @@ class _Training:
                     tensors=tensors,
                     text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
                     requires=dict(requires),
-                    info={"step": self.max_steps, "seed": stage.seed, "data": self.config["data"]},
+                    info={
+                        "step": self.max_steps,
+                        "seed": stage.seed,
+                        "data": self.config["data"],
+                        **({"init_from": stage.init_from} if stage.init_from else {}),
+                    },
                 )
-                parents = {**requires, "data": self.config["data"]}
-                logger.log_part(self.directory.model, stage.kind, part.fingerprint, parents)
+                logger.log_part(part, self.directory.model)
 
             current().agree(publish)
         finally:
@@ -153,7 +158,8 @@ class _Training:
 
     def _fit(self) -> Fit:
         stage = self.stage
-        return Fit(stage.kind, stage.trainer, stage.task["checkpoint_every"], stage.experiment, self.directory)
+        every, loggers = stage.task["checkpoint_every"], stage.tracking["loggers"]
+        return Fit(stage.kind, stage.trainer, every, stage.experiment, self.directory, loggers)
 
     def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], AnyTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""
@@ -179,9 +185,7 @@ class _Training:
                 dropout = self.stage.task["text_tokenizer"]["bpe_dropout"]
                 text_tokenizer = cast(BpeTextTokenizer, self.pictures.text_tokenizer(dropout))
             else:
-                text_tokenizer = text_tokenizers.make(
-                    self._training_captions(), **self.stage.task["text_tokenizer"]
-                )
+                text_tokenizer = text_tokenizers.make(self._training_captions(), **self.stage.task["text_tokenizer"])
             built["text_tokenizer"] = text_tokenizer
         return self._build(built), arguments, text_tokenizer
 
@@ -230,7 +234,8 @@ class _Training:
         share, kind = self.stage.task["caption_noise"], self.stage.task["caption_noise_kind"]
         return CaptionNoise(share, kind, self.stage.seed) if share else None
 
-    def _logger(self) -> RunLogger:
+    def _logger(self, parents: Sequence[Part]) -> RunLogger:
+        data = [dataset_artifact(self.stage.origin["data"])] if self.stage.origin else []
         return RunLogger(
             self.directory.path,
             name=f"{self.stage.experiment}-{self.stage.kind}",
@@ -239,6 +244,7 @@ class _Training:
             group=self.stage.tracking["group"] or self.stage.experiment,
             project=self.stage.tracking["project"],
             mode=self.stage.tracking["mode"],
+            inputs=[*data, *(used for part in parents if (used := used_part(part)))],
         )
 
     def _callbacks(self, data: PictureData) -> list[pl.Callback]:

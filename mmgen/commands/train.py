@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mmgen.checkpoint.parts import Part, check_requires
+from mmgen.commands.lineage import write_lineage
 from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_fixed, check_new, check_stages, check_tokens, read_pictures
 from mmgen.commands.stages import Stage, train_stage
@@ -44,6 +45,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         part = train_stage(stage, path, pictures, tokenizer, init_from)
         if not ranks.first:
             return 0
+        write_lineage(directory, {kind: part}, pictures, config["dataset"]["name"])
         report = write_report(path)
     print(f"{kind} {part.fingerprint[:12]}: {path / 'model'}\nreport: {report}")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -109,6 +111,37 @@ class SaveCheckpoints(pl.Callback):
             return
         self._last, self._failures = step, 0
         self.saved(step)
+
+
+class MeasureSpeed(pl.Callback):
+    """Logs `speed/samples_per_second`, of all processes together: the mean over the steps since about the last row.
+
+    What a step waits for its batch and for a checkpoint counts; validations do not.
+    """
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int]] = deque()  # seconds and samples of each
+        self._began = self._paused = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._steps = deque(maxlen=max(1, int(trainer.log_every_n_steps)))  # type: ignore[attr-defined]
+        self._began = time.monotonic()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._paused = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._began += time.monotonic() - self._paused
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        slices = (getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}).get("num_replicas", 1)
+        self._steps.append((now - self._began, slices * len(batch["caption"])))
+        self._began = now
+        seconds, samples = (sum(column) for column in zip(*self._steps, strict=True))
+        module.log("speed/samples_per_second", samples / max(seconds, 1e-9), batch_size=len(batch["caption"]))
 
 
 class ShowProgress(pl.Callback):

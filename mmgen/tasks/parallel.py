@@ -228,6 +228,18 @@ def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     return total.sqrt()
 
 
+def norms_by_module(component: nn.Module) -> dict[str, Tensor]:
+    """The norm of the gradients of each of a component's own modules and parameters, by name; nothing where they lie in
+    pieces, which would take an exchange for each."""
+    gradients: dict[str, list[Tensor]] = {}
+    for name, parameter in component.named_parameters():
+        if parameter.grad is not None:
+            gradients.setdefault(name.partition(".")[0], []).append(parameter.grad)
+    if any(_copies(gradient) for group in gradients.values() for gradient in group):
+        return {}
+    return {name: torch.nn.utils.get_total_norm(group) for name, group in gradients.items()}
+
+
 def _copies(gradient: Tensor) -> int:
     """How many processes hold the same piece of a DTensor; 0 for another tensor."""
     mesh = getattr(gradient, "device_mesh", None)

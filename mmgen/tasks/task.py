@@ -19,7 +19,7 @@ from mmgen.protocols import Batch, Logs
 from mmgen.tasks.codebook import CodebookUse, CodeCounter
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
-from mmgen.tasks.parallel import clip_gradients, distribute, gradient_norm
+from mmgen.tasks.parallel import clip_gradients, distribute, gradient_norm, norms_by_module
 
 
 class Task(pl.LightningModule):
@@ -99,7 +99,10 @@ class Task(pl.LightningModule):
             error.elsewhere = self._bad_loss is None and self.global_rank > 0  # all ranks stop, and few tell
             raise error
         lr = optimizer.param_groups[0]["lr"]
-        self.log_dict({"train/grad_norm": norm, "train/lr": lr}, batch_size=len(self._batch["caption"]))
+        values = {"train/grad_norm": norm, "train/lr": lr}
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values |= {f"grad_norm/{name}": value for name, value in norms_by_module(self.component).items()}
+        self.log_dict(values, batch_size=len(self._batch["caption"]))
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.component.parameters() if parameter.grad is not None]

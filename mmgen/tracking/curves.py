@@ -29,6 +29,8 @@ def stage_curves(stage: Stage) -> list[Curve]:
     """A stage's charts: a measure of training and of validation share one; the loss comes first."""
     nouns: dict[str, list[str]] = {}
     for name in stage.metrics():
+        if name.startswith("grad_norm/"):
+            continue  # one for each module: for whoever looks into them, and too many here
         nouns.setdefault(name.rpartition("/")[2], []).append(name)
     order = {noun: place for place, noun in enumerate(MEASURES_FIRST)}
     last_step = max((float(row["step"]) for row in stage.rows), default=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
+from mmgen.checkpoint.parts import Part
 from mmgen.errors import ConfigError, quoted
 from mmgen.images import save_png
 from mmgen.runs.metrics import MetricsFile
+from mmgen.tracking.artifacts import Artifact, part_artifact
 from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_mirror import MODES, WandbMirror, allowed_mode, picture
 
@@ -39,6 +41,7 @@ class RunLogger(Logger):
         group: what the runs of one experiment share; the run's name if None.
         project: wandb's project.
         mode: offline, online or disabled. The environment's WANDB_MODE may lower it, never raise it.
+        inputs: what the run is made with; wandb links it.
 
     Raises:
         ConfigError: another mode.
@@ -54,6 +57,7 @@ class RunLogger(Logger):
         group: str | None = None,
         project: str = "mmgen",
         mode: str = "offline",
+        inputs: Sequence[Artifact] = (),
     ) -> None:
         super().__init__()
         if mode not in MODES:
@@ -64,6 +68,7 @@ class RunLogger(Logger):
         self._name, self._job_type, self._group, self._project = name, job_type, group or name, project
         self._mode = allowed_mode(mode)
         self._config = redacted(config)
+        self._inputs = [one.told() for one in inputs]
         self._metrics_path = self.directory / "metrics.jsonl"
         self._samples = self.directory / "samples"
         self._metrics = MetricsFile(self._metrics_path)
@@ -122,16 +127,11 @@ class RunLogger(Logger):
         return path
 
     @rank_zero_only
-    def log_part(self, path: str | Path, kind: str, fingerprint: str, parents: Mapping[str, str]) -> None:
-        """Records a finished model part as a wandb artifact that refers to `path`; nothing is copied.
-
-        Args:
-            parents: fingerprints of what it was made with, by name, such as {"tokenizer": "3fa9…", "data": "81c2…"}.
-        """
+    def log_part(self, part: Part, path: str | Path) -> None:
+        """Records a finished model part as a wandb artifact that refers to `path`; nothing is copied."""
         self._start_mirror()
         if self._mirror:
-            metadata = {"kind": kind, "fingerprint": fingerprint, "parents": dict(parents)}
-            self._mirror.part(artifact_name(self._group, kind), Path(path), metadata)
+            self._mirror.artifact(part_artifact(part, Path(path), self._group).told())
 
     @override
     @rank_zero_only
@@ -152,7 +152,7 @@ class RunLogger(Logger):
         if self._mirror is not None or self._finished or self._mode == "disabled":
             return
         names = {"project": self._project, "group": self._group, "job_type": self._job_type, "name": self._name}
-        settings = {**names, "config": self._config}
+        settings = {**names, "config": self._config, "inputs": self._inputs}
         pictures = self._earlier_pictures()
         self._mirror = WandbMirror(self.directory, self._metrics_path, settings, self._mode, pictures)
         atexit.register(self.finish)
@@ -167,8 +167,3 @@ def earlier_pictures(samples: Path, last: float) -> list[dict[str, Any]]:
     found = [(path, re.fullmatch(r"(.+)-(\d{6,})", path.stem)) for path in sorted(samples.glob("*.png"))]
     steps = [(match[1], path, int(match[2])) for path, match in found if match]
     return [picture(name, path, step) for name, path, step in steps if step <= last]
-
-
-def artifact_name(group: str, kind: str) -> str:
-    """How wandb calls a part of a run."""
-    return _NOT_FOR_FILES.sub("-", f"{group}-{kind}")

@@ -14,7 +14,9 @@ from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import in_tracker, read_origin
-from mmgen.tracking.logger import artifact_name, earlier_pictures
+from mmgen.tracking.artifacts import part_artifact
+from mmgen.tracking.judged import JOB, show_evaluation
+from mmgen.tracking.logger import earlier_pictures
 from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_folder import WandbRun, find_log, read_wandb
 from mmgen.tracking.wandb_mirror import SETTINGS, WandbMirror
@@ -77,6 +79,28 @@ def replay_stage(directory: Path, names: Mapping[str, str]) -> Replayed:
     return Replayed(len(rows), before, _there(rows, fresh[-1]), fresh[-1].file.parent)
 
 
+def replay_evaluation(directory: Path) -> str | None:
+    """Shows a judged run in wandb again, if its log there was cut off; what became of it, or None where it was not
+    tracked.
+
+    Raises:
+        CheckpointError: wandb cannot read its log.
+    """
+    if not (directory / "wandb" / SETTINGS).is_file() or not (directory / "evaluation.json").is_file():
+        return None
+    settings = read_json(directory / "wandb" / SETTINGS, trusted=True)
+    if not isinstance(settings, dict) or settings.get("job_type") != JOB:
+        return None
+    known = _logs(directory)
+    if any(log.ended for log in known):
+        return "nothing was lost"
+    show_evaluation(directory, settings, "offline", SECONDS)
+    fresh = [log for log in _logs(directory) if log.file not in {one.file for one in known} and log.ended]
+    if not fresh:
+        raise MmgenError("the evaluation could not be replayed, see follower.log", where=str(directory / "wandb"))
+    return f"the evaluation was written anew: wandb sync {fresh[-1].file.parent}"
+
+
 def _there(rows: Sequence[Mapping[str, Any]], log: WandbRun) -> int:
     """How many rows of metrics.jsonl a log has, with every number."""
     known = {(row.get("step"), name) for row in log.rows for name in row}
@@ -106,6 +130,4 @@ def _log_part(mirror: WandbMirror, directory: Path, settings: Mapping[str, Any])
     """The part, if the stage was finished, as its training would have logged it."""
     if (directory / "model" / "manifest.json").is_file():
         part = read_part(directory / "model", trusted=True)
-        parents = {**part.requires, "data": str(part.info.get("data", ""))}
-        metadata = {"kind": part.kind, "fingerprint": part.fingerprint, "parents": parents}
-        mirror.part(artifact_name(settings["group"], part.kind), directory / "model", metadata)
+        mirror.artifact(part_artifact(part, directory / "model", settings["group"]).told())

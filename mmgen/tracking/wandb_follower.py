@@ -4,8 +4,9 @@ Started by `wandb_mirror` as a plain script, and only there. It imports nothing 
 shares nothing with training but a file and two pipes: wandb may be slow to import (0.7 s), block on a dead network, or
 lose its own service to a SIGKILL, and training does not notice.
 
-Commands come in on stdin, one JSON object a line: first `start`, then `picture`, `part`, `finish`. End of input without
-`finish` means that training died; what was written until then is still repeated. Events go out on stdout, one a line.
+Commands come in on stdin, one JSON object a line: first `start`, then `picture`, `artifact`, `table`, `summary`,
+`finish`. End of input without `finish` means that training died; what was written until then is still repeated. Events
+go out on stdout, one a line.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def tell(event: str, **fields: Any) -> None:
 def _number(value: float | None) -> float:
     """A value of a row; what was no number is null in the file."""
     return float("nan") if value is None else value
+
+
+def _cell(value: Any) -> Any:
+    """A table's cell; a picture is given by its path."""
+    return wandb.Image(value["picture"]) if isinstance(value, dict) else value
 
 
 class Rows:
@@ -73,6 +79,8 @@ class Follower:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         tell("started", directory=str(self._run.dir), offline=bool(self._run.settings._offline))
+        for one in start.get("inputs", []):
+            self._record(one, used=True)
 
     def _open(self, start: dict[str, Any]) -> Any:
         mode = start["mode"]
@@ -91,6 +99,7 @@ class Follower:
             silent=True,
             console="off",
             disable_git=True,  # a diff of the working tree is not ours to send
+            x_stats_pid=os.getppid(),  # whose memory and threads the system metrics tell: training's
             save_code=False,
             **({"init_timeout": start["init_seconds"]} if mode == "online" else {}),
         )
@@ -111,15 +120,36 @@ class Follower:
         kind = command["command"]
         if kind == "picture":
             self._pictures.append(command)
-        elif kind == "part":
-            artifact = wandb.Artifact(command["name"], type="model", metadata=command["metadata"])
-            # A reference: the checksum is recorded, and not a byte of the weights is copied or sent.
-            artifact.add_reference(Path(command["path"]).as_uri())
-            self._run.log_artifact(artifact, aliases=["latest", command["metadata"]["fingerprint"]])
+        elif kind == "artifact":
+            self._record(command["artifact"], used=False)
+        elif kind == "table":
+            rows = [[_cell(value) for value in row] for row in command["rows"]]
+            self._run.log({command["name"]: wandb.Table(columns=command["columns"], data=rows), "step": 0})
+        elif kind == "summary":
+            self._run.summary.update(command["values"])
         elif kind == "finish":
             self.close(int(command["exit_code"]))
             return False
         return True
+
+    def _record(self, told: dict[str, Any], *, used: bool) -> None:
+        """Records a thing that the run made, or was made with; see `mmgen.tracking.artifacts`. Without it the run is no
+        less: that it cannot be recorded is told, and nothing else is lost."""
+        try:
+            artifact = wandb.Artifact(told["name"], type=told["type"], metadata=told["metadata"])
+            if told["path"] is not None:
+                artifact.add_reference(Path(told["path"]).as_uri())
+            for name, file in told["files"].items():
+                artifact.add_file(file, name=name, skip_cache=True, policy="immutable")
+            if told["path"] is None and not told["files"]:
+                with artifact.new_file(f"{told['type']}.json") as file:
+                    json.dump(told["metadata"], file, indent=1, sort_keys=True)
+            aliases = ["latest", *([told["metadata"]["fingerprint"]] if "fingerprint" in told["metadata"] else [])]
+            # `use_artifact` refuses to work offline, and online waits for the server. This is what it does otherwise;
+            # offline the log keeps it, and `wandb sync` links.
+            self._run._log_artifact(artifact, aliases=aliases, is_user_created=used, use_after_commit=used)
+        except Exception as error:
+            tell("left_out", what=told["name"], reason=f"{type(error).__name__}: {error}"[:300])
 
     def close(self, exit_code: int) -> None:
         """Repeats what is left and ends the run, or this process, within the time allowed."""

@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ class WandbMirror:
     Args:
         directory: the run's; wandb's files lie in its folder `wandb`.
         metrics: the metrics file to follow.
-        settings: `project`, `group`, `job_type`, `name`, and `config`, a plain dict without secrets.
+        settings: `project`, `group`, `job_type`, `name`, `config`, a plain dict without secrets, and perhaps `inputs`:
+            what the run is made with, as `Artifact.told` gives it.
         mode: offline or online.
         pictures: what was logged before this process, as `picture` gives it; shown again when the run is written anew.
         finish_seconds: how long `finish` may wait; by default `FINISH_SECONDS` of the mode.
@@ -74,6 +75,7 @@ class WandbMirror:
         self._outbox, self._inbox = b"", b""
         self._open = True
         self._finished = False
+        self._complete = True
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             self.id = self._kept_id()
@@ -108,9 +110,17 @@ class WandbMirror:
         """Shows a picture file at a step."""
         self._send("picture", **picture(name, path, step))
 
-    def part(self, name: str, path: Path, metadata: dict[str, Any]) -> None:
-        """Records a model part as an artifact that refers to `path`; `metadata` holds its `fingerprint`."""
-        self._send("part", name=name, path=str(path.resolve()), metadata=metadata)
+    def artifact(self, told: dict[str, Any]) -> None:
+        """Records what the run has made, as `Artifact.told` gives it."""
+        self._send("artifact", artifact=told)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Shows a table; a cell `{"picture": PATH}` is that picture."""
+        self._send("table", name=name, columns=list(columns), rows=list(rows))
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Sets numbers that belong to no step."""
+        self._send("summary", values=dict(values))
 
     def tick(self) -> None:
         """Sends what is waiting and hears what has happened; a few microseconds."""
@@ -174,6 +184,7 @@ class WandbMirror:
         return environment | {
             "WANDB_DATA_DIR": str(self._home / "data"),
             "WANDB_CACHE_DIR": str(self._home / "cache"),
+            "WANDB_ARTIFACT_DIR": str(self._home / "artifacts"),
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_SILENT": "true",
         }
@@ -216,6 +227,13 @@ class WandbMirror:
                 event["reason"],
                 self._home / f"offline-run-*-{self.id}",
             )
+        elif event["event"] == "left_out" and self._complete:
+            self._complete = False
+            log.warning(
+                "warning[MMG-W03]: wandb has no artifact %s (%s); what made what is in lineage.json all the same",
+                event["what"],
+                event["reason"],
+            )
         elif event["event"] == "failed":
             self._give_up(event["reason"])
         elif event["event"] == "finished":
@@ -229,9 +247,8 @@ class WandbMirror:
     def _give_up(self, reason: str) -> None:
         if not self._open:
             return
-        log.warning(
-            "warning[MMG-W01]: wandb stopped (%s); training goes on, and every row is in %s", reason, self._metrics
-        )
+        kept = f"every row is in {self._metrics}" if self._metrics.exists() else f"all is in {self._metrics.parent}"
+        log.warning("warning[MMG-W01]: wandb stopped (%s); training goes on, and %s", reason, kept)
         self._end()
 
     def _end(self) -> None:

@@ -164,7 +164,7 @@ def test_open_writes_the_report_and_prints_its_path_where_there_is_no_browser(to
 def test_open_shows_it_in_a_browser(told: Told, here: Path, monkeypatch: pytest.MonkeyPatch):
     make("one")
     browser = here / "browser"
-    browser.write_text(f"#!/bin/sh\necho \"$1\" > {here}/shown\n")
+    browser.write_text(f'#!/bin/sh\necho "$1" > {here}/shown\n')
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", str(browser))
     code = "import sys, mmgen.cli; sys.exit(mmgen.cli.main(['runs', 'open', 'runs/one']))"
@@ -266,6 +266,24 @@ def test_what_a_crash_took_from_wandb_is_replayed(told: Told, here: Path):
     assert [row["step"] for row in found.rows] == list(range(400))
     assert found.rows[399]["train/metric3"] == 399 + 3 / 7
     assert "nothing was lost" in told("replay", "runs/one")
+
+
+def test_an_evaluation_that_wandb_lost_is_replayed(told: Told):
+    """A run that was killed while wandb was told what had been judged."""
+    from mmgen.tracking.wandb_folder import find_log, read_wandb
+
+    run = make("one")
+    shutil.rmtree(run.path / "generator")
+    assert "evaluation" not in told("replay", "runs/one"), "it was not tracked"
+    (run.path / "wandb").mkdir(exist_ok=True)
+    names = {"project": "mmgen", "group": "one", "name": "one-evaluation", "job_type": "evaluation"}
+    write_json(run.path / "wandb" / "settings.json", {**names, "config": {"kind": "evaluation"}, "inputs": []})
+    assert "runs/one: the evaluation was written anew: wandb sync " in told("replay", "runs/one")
+    (folder,) = (run.path / "wandb").glob("offline-run-*")
+    log = find_log(folder)
+    assert log is not None
+    assert read_wandb(log).ended
+    assert "runs/one: nothing was lost" in told("replay", "runs/one")
 
 
 def test_a_running_run_is_not_replayed(told: Told):

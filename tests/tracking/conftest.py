@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
+from mmgen.checkpoint.parts import Part
 from mmgen.tracking.logger import RunLogger
+
+
+def a_part(kind: str, fingerprint: str, data: str = "", **requires: str) -> Part:
+    """A part without weights, as far as tracking is concerned."""
+    return Part(kind, {"name": "some"}, {}, {}, requires=requires, info={"data": data}, fingerprint=fingerprint)
+
 
 Start = Callable[..., RunLogger]
 

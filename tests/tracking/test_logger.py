@@ -14,7 +14,7 @@ from mmgen.errors import ConfigError
 from mmgen.images import decode
 from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking.logger import RunLogger
-from tests.tracking.conftest import Start
+from tests.tracking.conftest import Start, a_part
 from tests.tracking.wandb_files import of_type, offline_runs, records, rows
 
 CONFIG = {"seed": 1, "tokenizer": {"name": "vq"}, "dataset": {"name": "folder", "api_key": "hunter2"}}
@@ -47,7 +47,7 @@ def test_everything_logged_reaches_wandb_inside_the_run_and_silently(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights" * 300_000)
     logger.finalize("success")
-    logger.log_part(tmp_path / "model", "tokenizer", "3fa9", parents={"data": "81c2"})
+    logger.log_part(a_part("tokenizer", "3fa9", data="81c2"), tmp_path / "model")
     logger.finish()
 
     found = records(tmp_path)

@@ -17,8 +17,9 @@ import torch
 
 from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking import wandb_mirror
+from mmgen.tracking.artifacts import Artifact
 from mmgen.tracking.wandb_mirror import allowed_mode
-from tests.tracking.conftest import Start
+from tests.tracking.conftest import Start, a_part
 from tests.tracking.processes import children, command_of, wait_for_child, wait_until
 from tests.tracking.wandb_files import of_type, offline_runs, records, rows
 
@@ -42,7 +43,7 @@ def test_a_killed_process_is_one_warning_and_no_row_less(
         logger.log_metrics({"train/loss": 1.0}, step)
         logger.log_picture("drawing", torch.zeros(3, 4, 4), step)
         time.sleep(0.01)
-    logger.log_part(tmp_path, "tokenizer", "3fa9", parents={})
+    logger.log_part(a_part("tokenizer", "3fa9"), tmp_path)
     logger.finish()
     assert time.monotonic() - before < 10, "it waited for who does not answer"  # alone, it takes under 2 s more
     assert steps(tmp_path) == list(range(60))
@@ -55,6 +56,21 @@ def test_a_killed_process_is_one_warning_and_no_row_less(
     logger.log_metrics({"train/loss": 1.0}, 60)
     logger.finish()
     assert [row["step"] for row in rows(records(tmp_path)) if "train/loss" in row] == list(range(61))
+
+
+def test_an_artifact_that_cannot_be_recorded_is_one_warning(
+    tmp_path: Path, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = [Artifact(f"animals-{kind}", "model", {}, str(tmp_path / "gone")) for kind in ("tokenizer", "encoder")]
+    logger = start(tmp_path, inputs=gone)
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    logger.finish()
+    (warning,) = caplog.records
+    assert "MMG-W03" in warning.getMessage()
+    assert "animals-tokenizer" in warning.getMessage()
+    found = records(tmp_path)
+    assert [row["step"] for row in rows(found)] == [0]
+    assert [end["exit_code"] for end in of_type(found, "exit")] == [0]
 
 
 def test_a_follower_that_hangs_is_left_behind(

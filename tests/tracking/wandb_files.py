@@ -16,7 +16,7 @@ def offline_runs(directory: Path) -> list[Path]:
 def records(directory: Path) -> list[dict[str, Any]]:
     """Every record of the one offline run below a directory."""
     (file,) = offline_runs(directory)
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
+    command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", "--json", str(file)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     return [json.loads(line) for line in out.splitlines()]
 
