@@ -20,6 +20,7 @@ TESTS = ["tests", *(str(plugin / "tests") for plugin in PLUGINS if (plugin / "te
 PROJECT = nox.project.load_toml("pyproject.toml")
 DEV = PROJECT["project"]["optional-dependencies"]["dev"]
 REFERENCES = PROJECT["dependency-groups"]["references"]
+DOCS = PROJECT["dependency-groups"]["docs"]
 ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
 
 
@@ -59,6 +60,14 @@ def types(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.install("--no-deps", *REFERENCES)
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into build/site; any warning fails it. `nox -s docs -- serve` shows it while you write."""
+    session.install("-e", ".", *(part for plugin in PLUGINS for part in ("-e", str(plugin))), *DOCS)
+    what = session.posargs or ["build", "--strict"]
+    session.run("mkdocs", *what, "-f", "docs/site/mkdocs.yml", env={**ENV, "NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -6,12 +6,14 @@ Only `mmgen COMMAND KIND=NAME --help` imports a component: the one whose options
 from __future__ import annotations
 
 import dataclasses
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmgen import registry
 from mmgen.commands.actions import ACTIONS
-from mmgen.commands.places import options, places, yaml_groups
+from mmgen.commands.places import Place, options, places, yaml_groups
 from mmgen.commands.schema import COMMANDS
 from mmgen.options import REQUIRED, Option, describe, options_of, written
 
@@ -104,7 +106,7 @@ PAGES = {
             "mmgen import clip ViT-B-32.pt vocabulary=bpe_simple_vocab_16e6.txt.gz to=imported/clip",
         ),
         (
-            "Formats: openai_dvae (the two pickles of DALL·E's image tokenizer), taming_vqgan (a VQGAN's checkpoint),",
+            "Formats: openai_dvae (the two pickles of DALL·E's image tokenizer), taming_vqgan (a VQGAN's checkpoint), "
             "clip (OpenAI's archives, open_clip's weights, folders of open_clip and of Hugging Face).",
             "No code of the files is run. What was imported is named as a run is: tokenizer_from=imported/dalle.",
         ),
@@ -162,7 +164,7 @@ PAGES = {
         ),
         (
             "NAME is a component's, KIND/NAME, or a distribution's; check without one imports every component.",
-            "check runs every check of mmgen.testing, with these options; it exits with 4 where one fails, 8 where the",
+            "check runs every check of mmgen.testing, with these options; it exits with 4 where one fails, 8 where the "
             "component cannot be imported or built.",
         ),
     ),
@@ -203,7 +205,7 @@ PAGES = {
         "RUN [KEY=VALUE]…",
         ("mmgen reproduce runs/quickstart", "mmgen reproduce runs/six name=six-on-the-new-torch strict=nothing"),
         (
-            "RUN is a run's directory, or the folder of an offline wandb run. Differences in code, versions, machine",
+            "RUN is a run's directory, or the folder of an offline wandb run. Differences in code, versions, machine "
             "and data are told first. Exit code 4: it ran, and a number differs.",
         ),
     ),
@@ -261,19 +263,18 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
         f"usage: mmgen {command} {about.usage}",
         "",
         f"{about.summary[0].upper()}{about.summary[1:]}.",
-        *about.notes,
+        *(line for note in about.notes for line in textwrap.wrap(note, 112)),
     ]
     lines += ["", *(f"example: {example}" for example in about.examples)]
     for action, taken in ACTIONS.get(command, {}).items():
         if own := _keys(options_of(taken)):
             lines += ["", f"keys of {action} (KEY=VALUE):" if action else "keys (KEY=VALUE):", *own]
     if command in COMMANDS:
-        where = places(config_dir)
         root = options_of(COMMANDS[command])
-        groups = [g for g in (*registry.KINDS, *yaml_groups(where)) if _belongs(g, command, root)]
+        groups = groups_of(command, places(config_dir))
         lines += ["", "groups (GROUP=OPTION):"]
-        lines += [f"  {group:<11} {', '.join(options(group, where)) or '-'}" for group in dict.fromkeys(groups)]
-        lines += ["", "keys (KEY=VALUE):", *_keys({k: o for k, o in root.items() if k not in registry.KINDS})]
+        lines += [f"  {group:<11} {', '.join(chosen) or '-'}" for group, chosen in groups.items()]
+        lines += ["", "keys (KEY=VALUE):", *_keys(own_keys(command))]
         for override in overrides:
             kind, _, name = override.partition("=")
             if kind in registry.KINDS and kind in root:
@@ -282,23 +283,38 @@ def page(command: str, overrides: list[str], config_dir: Path | None = None) -> 
     return "\n".join(lines)
 
 
+def groups_of(command: str, where: list[Place]) -> dict[str, list[str]]:
+    """The groups that a command's config has, each with what can be chosen."""
+    root = options_of(COMMANDS[command])
+    groups = [g for g in (*registry.KINDS, *yaml_groups(where)) if _belongs(g, command, root)]
+    return {group: options(group, where) for group in dict.fromkeys(groups)}
+
+
 def _belongs(group: str, command: str, root: dict[str, Option]) -> bool:
     return group in root or (command in ("run", "train") and group not in (*registry.KINDS, "task", "sweep"))
 
 
-def _keys(options: dict[str, Option], prefix: str = "") -> list[str]:
-    lines = []
+def own_keys(command: str) -> dict[str, Option]:
+    """What a command's config holds besides components."""
+    return {key: option for key, option in options_of(COMMANDS[command]).items() if key not in registry.KINDS}
+
+
+def leaves(options: dict[str, Option], prefix: str = "") -> Iterator[tuple[str, Option | None]]:
+    """Every key, dotted, with its option; a stage's task and trainer are one key each, without."""
     for name, option in options.items():
         held = next(
             (t for t in (option.type, *getattr(option.type, "__args__", ())) if dataclasses.is_dataclass(t)), None
         )
         if held is not None and prefix.startswith("stages.") and prefix != "stages.":
-            lines.append(f"  {prefix}{name}.*")
+            yield f"{prefix}{name}.*", None
         elif held is not None:
-            lines += _keys(options_of(held), f"{prefix}{name}.")  # type: ignore[arg-type]
+            yield from leaves(options_of(held), f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
-            lines.append(key_line(f"{prefix}{name}", option))
-    return lines
+            yield f"{prefix}{name}", option
+
+
+def _keys(options: dict[str, Option], prefix: str = "") -> list[str]:
+    return [f"  {key}" if option is None else key_line(key, option) for key, option in leaves(options, prefix)]
 
 
 def key_line(key: str, option: Option) -> str:
