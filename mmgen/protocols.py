@@ -126,6 +126,9 @@ class Trainable(Protocol):
     """A component that learns owns its loss. In eval mode (`self.training` false) the same call gives the validation
     loss: no dropout, no relaxation, nothing random.
 
+    It may have `checkpoint_options`: Mapping[str, Any], options that its checkpoint holds in place of those it was
+    built with. What needed a file to start from, such as a language model's weights, needs none to be built again.
+
     A module in an attribute `discriminator` learns against the rest: its loss is added to the component's, and neither
     side's gradient may reach the other's weights. It is trained with `task.discriminator_optimizer`, kept in
     checkpoints, and left out (the attribute is None) of the averaged weights, which are validated and published.

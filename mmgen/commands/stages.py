@@ -115,6 +115,7 @@ class _Training:
         stage = self.stage
         torch.manual_seed(stage.seed)
         component, arguments, text_tokenizer = self._component(init_from)
+        options = checkpoint_config(stage.kind, stage.component, component)
         if init_from is not None and not any(parameter.is_meta for parameter in component.parameters()):
             load_weights(component, init_from, f"the {stage.kind}'s options as they were, or another init_from")
         task = TASKS[stage.kind](
@@ -137,7 +138,7 @@ class _Training:
                 part = write_part(
                     self.directory.model,
                     kind=stage.kind,
-                    config=stage.component,
+                    config=options,
                     arguments=arguments,
                     tensors=tensors,
                     text_tokenizer=text_tokenizer.to_json() if text_tokenizer else None,
@@ -255,6 +256,16 @@ class _Training:
             ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])),
             WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr) if current().first else None),
         ]
+
+
+def checkpoint_config(kind: str, config: Mapping[str, Any], component: Any) -> dict[str, Any]:
+    """What a checkpoint says of how to build the component: its config, with the component's `checkpoint_options`.
+
+    Raises:
+        ConfigError: they are no options of it; told before anything is trained.
+    """
+    replaced = getattr(component, "checkpoint_options", None)
+    return registry.complete(kind, {**config, **replaced}) if replaced else dict(config)
 
 
 def tokenize(pictures: Pictures, tokenizer: Part, device: str = "auto") -> Tensor:

@@ -1,0 +1,1 @@
+"""Presets: `generator=hf_gpt2`, `hf_llama`, `hf_qwen3` and `hf_mamba`."""
