@@ -27,7 +27,7 @@ def test_a_preset_builds(file, build):
 
 
 def test_there_are_presets():
-    assert len(PRESETS) == 4
+    assert len(PRESETS) == 3
 
 
 def command(*words):

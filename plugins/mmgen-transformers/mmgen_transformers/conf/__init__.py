@@ -1,1 +1,1 @@
-"""Presets: `generator=hf_gpt2`, `hf_llama`, `hf_qwen3` and `hf_mamba`."""
+"""Presets: `generator=hf_gpt2`, `hf_llama` and `hf_qwen3`."""
