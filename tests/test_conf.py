@@ -447,6 +447,15 @@ def test_an_experiment_may_set_an_evaluator_that_is_not_chosen(toys: Path, tmp_p
     assert train("experiment=try", "evaluator=[other]", config_dir=mine)["evaluator"]["other"]["tests"] == 4
 
 
+def test_what_an_experiment_says_of_a_whole_run_is_left_out_where_one_part_is_trained(toys: Path, tmp_path: Path):
+    text = "# @package _global_\ndrawing: {keep: 3}\nrivals: {other: {evaluator: [judge]}}\nwanted: {judge/right: 0.5}"
+    mine = write(tmp_path / "mine", {"experiment/try.yaml": text})
+    assert not {"drawing", "rivals", "wanted"} & train("experiment=try", config_dir=mine).keys()
+    with pytest.raises(ConfigErrors) as caught:
+        train("experiment=try", "drawing.keep=4", config_dir=mine)
+    assert "train has no use for drawing" in caught.value.render()
+
+
 def test_two_presets_of_one_name_are_refused_when_chosen(toys: Path, install: Install):
     write(toys / "toys_presets" / "conf", {"generator/big.yaml": "defaults: [toy, _self_]"})
     install(

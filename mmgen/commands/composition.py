@@ -28,6 +28,7 @@ from mmgen.commands.schema import COMMANDS, StagesConfig, TrainCommand
 from mmgen.errors import ConfigError, ConfigErrors, PluginError, quoted
 
 # Hydra 1.4 deprecates the argument; without it 1.3 warns and changes the working directory.
+OF_A_WHOLE_RUN = ("drawing", "rivals", "wanted")  # sections of an experiment that `train` has no use for
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
@@ -90,7 +91,8 @@ def _compose_and_check(request: Request, overrides: list[str]) -> tuple[DictConf
 
 
 def _unused(request: Request, config: Mapping[str, Any]) -> list[ConfigError]:
-    """An experiment may set options of an evaluator that is not chosen; whoever types one means it."""
+    """An experiment may set what a command has no use for, as options of an evaluator that is not chosen; whoever types
+    one means it."""
     errors = []
     for override in request.values:
         kind, _, rest = override.key_or_group.partition(".")
@@ -98,6 +100,9 @@ def _unused(request: Request, config: Mapping[str, Any]) -> list[ConfigError]:
         if kind in registry.SEVERAL and name not in config.get(kind, {}) and name in registry.components(kind):
             fix = f"{kind}=[{','.join((*config[kind], name))}]"
             errors.append(ConfigError(f"{kind} {name} is not chosen", code="MMG-C03", where=f"{kind}.{name}", fix=fix))
+        if kind in OF_A_WHOLE_RUN and COMMANDS[request.command] is TrainCommand:
+            what, key = f"train has no use for {kind}", override.key_or_group
+            errors.append(ConfigError(what, code="MMG-C01", where=key, why="it is of a whole run", fix="leave it out"))
     return errors
 
 
@@ -215,7 +220,9 @@ def _nothing_trained() -> ConfigError:
 
 def _overlay_stage(tree: dict[str, Any]) -> list[ConfigError]:
     """In `train`, what an experiment says of `stages.TASK` counts for the task that is trained; what it says of the
-    other stages is only checked."""
+    other stages is only checked, and what is of a whole run alone is left out."""
+    for key in OF_A_WHOLE_RUN:
+        tree.pop(key, None)
     stages = tree.pop("stages", None) or {}
     if not isinstance(stages, Mapping):
         return [ConfigError(f"stages must be a section, got {quoted(stages)}", code="MMG-C02", where="stages")]

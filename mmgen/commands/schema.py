@@ -84,6 +84,7 @@ class TaskConfig:
     text_only: float = _option(0.0, "share of the generator's steps that train on captions alone", low=0, high=1)
     num_workers: int = _option(0, "processes that make batches; worth it where pictures are augmented", low=0)
     grouped_by: str | None = _option(None, "attribute; samples that share it share batches: hard negatives")
+    group_size: int | None = _option(None, "of these at most follow each other; null: all", low=1)
     shuffle: Literal["full", "blocks"] = _option("full", "blocks: a few shards at a time, for slow disks")
     text_tokenizer: TextTokenizerConfig | None = _option(None, "generator and encoder only")
 

@@ -220,6 +220,7 @@ class _Training:
             alternative_captions=self.stage.task["alternative_captions"],
             codes=codes,
             grouped_by=self.stage.task["grouped_by"],
+            group_size=self.stage.task["group_size"],
             shuffle=self.stage.task["shuffle"],
             augment=self.stage.task["augment"],
             text_only=self.stage.task["text_only"],

@@ -37,6 +37,7 @@ class PictureData(pl.LightningDataModule):
         codes: (M,N) image tokens by dataset position; batches then carry `image_tokens` and no `image`.
         max_val: how many samples of `val` are used, None for all.
         grouped_by: an attribute; training samples that share its value go into the same batches.
+        group_size: how many of them at most follow each other.
         shuffle: "blocks" goes through the dataset's `blocks`, a few at a time, shuffled among these; see `BatchOrder`.
         augment: of the training pictures, by the sample's key; validation pictures stay as they are.
         text_only: the share of optimizer steps, chosen by (seed, step), whose batches hold captions alone.
@@ -64,6 +65,7 @@ class PictureData(pl.LightningDataModule):
         codes: Tensor | None = None,
         max_val: int | None = None,
         grouped_by: str | None = None,
+        group_size: int | None = None,
         shuffle: Literal["full", "blocks"] = "full",
         augment: str = "none",
         text_only: float = 0.0,
@@ -89,6 +91,7 @@ class PictureData(pl.LightningDataModule):
         self.noise = noise
         self.train_positions = self._shapely(self._positions(train))
         self.val_positions = self._positions(val)[:max_val]
+        self._group_size = group_size
         self.order = self._order(self._groups(grouped_by), self._blocks(shuffle, grouped_by))
 
     def _positions(self, split: str) -> Sequence[int]:
@@ -118,7 +121,9 @@ class PictureData(pl.LightningDataModule):
         dataset: Any = self.samples.dataset if isinstance(self.samples, Pictures) else None
         weights: Mapping[str, float] | None = getattr(dataset, "part_weights", None)
         if not weights:
-            return BatchOrder(len(self.train_positions), self.batch_size, self.seed, groups, blocks)
+            return BatchOrder(
+                len(self.train_positions), self.batch_size, self.seed, groups, blocks, group_size=self._group_size
+            )
         positions: Mapping[str, Sequence[int]] = dataset.parts
         parts = {}
         for name in weights:
@@ -131,7 +136,7 @@ class PictureData(pl.LightningDataModule):
                     where=f"dataset.parts.{name}",
                     fix="leave it out",
                 )
-        return WeightedOrder(parts, weights, self.batch_size, self.seed, groups)
+        return WeightedOrder(parts, weights, self.batch_size, self.seed, groups, self._group_size)
 
     def _shapely(self, positions: Sequence[int]) -> Sequence[int]:
         """Those whose pictures the augmentation takes; to see their shapes, each is read once."""

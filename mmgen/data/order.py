@@ -44,6 +44,8 @@ class BatchOrder:
         seed: decides the permutations.
         groups: one number a sample; samples of one group follow each other in an epoch, and so share batches. To a
             contrastive encoder they are the negatives that are hard to tell apart.
+        group_size: how many of a group follow each other at most; larger groups are cut, in every epoch anew. Null:
+            all of them.
         blocks: one number a sample, such as that of the shard it lies in. Then an epoch goes through the blocks, in an
             order of its own, `window` of them at a time: samples are shuffled within a window. Not with `groups`.
         window: how many blocks a window has; the last one of an epoch may have fewer.
@@ -57,6 +59,7 @@ class BatchOrder:
         groups: Sequence[int] | None = None,
         blocks: Sequence[int] | None = None,
         window: int = 8,
+        group_size: int | None = None,
     ) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"size and batch_size must be at least 1, got {size} and {batch_size}")
@@ -66,7 +69,7 @@ class BatchOrder:
             raise ValueError(f"blocks must hold {size} numbers and a window of 1 or more, and exclude groups")
         numbers = groups if blocks is None else blocks
         self._groups = None if numbers is None else torch.unique(torch.as_tensor(numbers), return_inverse=True)[1]
-        self._window = 1 if blocks is None else window
+        self._window, self._group_size = 1 if blocks is None else window, group_size
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self._permutations: dict[int, Tensor] = {}  # four bytes a sample, of the last two epochs
 
@@ -94,10 +97,22 @@ class BatchOrder:
             generator = torch.Generator().manual_seed(_number(f"epoch/{self.seed}/{epoch}"))
             permutation = torch.randperm(self.size, generator=generator)
             if self._groups is not None:
-                places = torch.randperm(int(self._groups.max()) + 1, generator=generator)
-                permutation = permutation[(places[self._groups[permutation]] // self._window).argsort(stable=True)]
+                groups = self._groups[permutation]
+                if self._group_size is not None:
+                    groups = _cut(groups, self._group_size)
+                places = torch.randperm(int(groups.max()) + 1, generator=generator)
+                permutation = permutation[(places[groups] // self._window).argsort(stable=True)]
             self._permutations[epoch] = permutation.int() if self.size < 1 << 31 else permutation
         return self._permutations[epoch]
+
+
+def _cut(groups: Tensor, size: int) -> Tensor:
+    """Group numbers (M,), from 0, to numbers of pieces: the first `size` members of each group, the next, and on."""
+    order = groups.argsort(stable=True)
+    counts = torch.bincount(groups)
+    within = torch.empty_like(groups)
+    within[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
+    return torch.unique(torch.stack([groups, within // size]), dim=1, return_inverse=True)[1]
 
 
 class StepBatches:

@@ -23,7 +23,8 @@ class WeightedOrder(BatchOrder):
     Args:
         parts: the places of each part's samples, by its name; each place in one part.
         weights: by the part's name, above 0.
-        batch_size, seed, groups: of `BatchOrder`; samples of one group follow each other in an epoch of their part.
+        batch_size, seed, groups, group_size: of `BatchOrder`; samples of one group follow each other in an epoch of
+            their part.
     """
 
     def __init__(
@@ -33,11 +34,18 @@ class WeightedOrder(BatchOrder):
         batch_size: int,
         seed: int,
         groups: Sequence[int] | None = None,
+        group_size: int | None = None,
     ) -> None:
         super().__init__(sum(map(len, parts.values())), batch_size, seed)
         self._places = list(parts.values())
         self._orders = [
-            BatchOrder(len(places), 1, sample_key(seed, 0, f"part/{name}"), groups and [groups[i] for i in places])
+            BatchOrder(
+                len(places),
+                1,
+                sample_key(seed, 0, f"part/{name}"),
+                groups and [groups[i] for i in places],
+                group_size=group_size,
+            )
             for name, places in parts.items()
         ]
         self._weights = _whole([weights[name] for name in parts])

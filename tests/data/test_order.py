@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections import Counter
 
@@ -133,3 +134,26 @@ def test_the_order_by_blocks_is_a_function_of_seed_and_step() -> None:
         BatchOrder(11, 4, 1, blocks=[1])
     with pytest.raises(ValueError, match="exclude groups"):
         BatchOrder(11, 4, 1, groups=blocks, blocks=blocks)
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_groups_are_cut_into_pieces_of_several_samples(size: int) -> None:
+    """Of three groups, of which the first has 120 samples, the pieces follow each other in an order of their own."""
+    groups = [0] * 120 + [1] * 30 + [2] * 3
+    order = BatchOrder(153, 153, seed=1, groups=groups, group_size=size)
+    runs, epochs = [], []
+    for step in range(2):
+        epoch = order.positions(step)
+        assert sorted(epoch) == list(range(153))
+        epochs.append(epoch)
+        found = [groups[position] for position in epoch]
+        runs.append([len(list(run)) for _, run in itertools.groupby(found)])
+        if size == 1000:
+            assert sorted(runs[-1]) == [3, 30, 120]
+        elif size == 4:
+            assert all(length % 4 in (0, 2, 3) for length in runs[-1]), "a piece was torn"
+            assert len(runs[-1]) > 8, "all of a group stood together"
+    assert epochs[0] != epochs[1]
+    if size < 1000:
+        assert runs[0] != runs[1]
+    assert order.positions(1) == BatchOrder(153, 153, seed=1, groups=groups, group_size=size).positions(1)
