@@ -98,6 +98,13 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
         "state": _state(run),
         "facts": _facts(run),
         "evaluations": [one for one in run.evaluations if not (one.stood_aside or one.failed)],
+        "goals": [
+            (f"{evaluation.label}: {figure.label}", figure)
+            for evaluation in run.evaluations
+            for figure in evaluation.figures
+            if figure.wanted is not None
+        ],
+        "not_found": items(run.evidence.get("wanted_and_not_found")),
         "failed": part_of(run.evidence, "failed"),
         "details": _details(run),
         "aside": [evaluation for evaluation in run.evaluations if evaluation.stood_aside],

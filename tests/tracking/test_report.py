@@ -295,6 +295,20 @@ def test_a_share_of_the_codes_has_no_interval_over_pictures() -> None:
     assert Figure("reconstruction/psnr", 24.0, 330, "dB").shown_interval == ""
 
 
+def test_what_should_be_reached_stands_first(run: Path) -> None:
+    found = json.loads((run / "evaluation.json").read_text())
+    name, finding = next((name, one) for name, one in found["findings"].items() if len(one["numbers"]) > 1)
+    assert "What should be reached" not in write_report(run).read_text()
+    finding["numbers"][1]["wanted"] = 1e9
+    found["wanted_and_not_found"] = ["other/right"]
+    (run / "evaluation.json").write_text(json.dumps(found))
+    page = write_report(run).read_text()
+    first = page[page.index("What should be reached") : page.index("</tbody>")]
+    assert "✗ wanted" in first
+    assert "other/right" in first
+    assert page.count("✗ wanted") == 2, "and once more in its place"
+
+
 def test_tables_keep_what_only_later_rows_have(run: Path) -> None:
     evidence = json.loads((run / "evaluation.json").read_text())
     evidence["findings"]["zero_shot"]["tables"] = {
