@@ -236,6 +236,7 @@ def test_the_directory_one_stands_in_is_not_removed(told: Told, monkeypatch: pyt
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_crash_took_from_wandb_is_replayed(told: Told, here: Path):
     """A log cut in its middle, as SIGKILL leaves it, beside the metrics file that has every row."""
     from mmgen.tracking.wandb_folder import find_log, read_wandb
@@ -268,6 +269,7 @@ def test_what_a_crash_took_from_wandb_is_replayed(told: Told, here: Path):
     assert "nothing was lost" in told("replay", "runs/one")
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_wandb_lost_is_replayed(told: Told):
     """A run that was killed while wandb was told what had been judged."""
     from mmgen.tracking.wandb_folder import find_log, read_wandb
@@ -286,6 +288,7 @@ def test_an_evaluation_that_wandb_lost_is_replayed(told: Told):
     assert "runs/one: nothing was lost" in told("replay", "runs/one")
 
 
+@pytest.mark.slow
 def test_a_running_run_is_not_replayed(told: Told):
     with make("one").lock():
         code = "import sys, mmgen.cli; sys.exit(mmgen.cli.main(['runs', 'replay', 'runs/one']))"

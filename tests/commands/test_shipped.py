@@ -48,7 +48,8 @@ def test_it_has_a_name_wherever_a_run_is_named(shipped, call, tmp_path):
     assert code == 0, err
     assert "the model" not in err
     (tmp_path / "toy").mkdir()
-    assert "holds no finished run" in call("classify", "red.png", "red", "run=toy")[2], "a directory here goes first"
+    err = call("classify", "red.png", "red", "blue", "run=toy")[2]
+    assert "holds no finished run" in err, "a directory here goes first"
 
 
 def test_a_run_of_one_s_own_goes_first(shipped, call, work, monkeypatch):

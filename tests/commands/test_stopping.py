@@ -19,6 +19,8 @@ from mmgen.runs.agreement import NOT_COMPUTED
 from mmgen.runs.metrics import MetricsFile
 from tests.tiny import QUIET, RUN, STEPS, files, mmgen, write_pictures
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("tokenizer", "generator", "encoder")
 STOPPING = [
     "tokenizer=stopping:StoppingVQ",
@@ -149,7 +151,6 @@ def assert_same_rows(ours: list[dict], theirs: list[dict]) -> None:
             assert one[key] == other[key] or (math.isnan(one[key]) and math.isnan(other[key])), (one["step"], key)
 
 
-@pytest.mark.slow
 def test_kills_at_any_time_change_nothing(tmp_path, finished):
     """Amid writes of checkpoints, validations, the tokenizing of pictures and the evaluation."""
     work = workplace(tmp_path)

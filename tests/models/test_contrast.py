@@ -71,7 +71,7 @@ def test_robustness_out_of_place_is_refused(options):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_processes_have_the_gradients_of_one_large_batch(kind, world, tmp_path):
     images, texts, weights = batch_of(0, 1)
     expected = loss_of(kind, images, texts, weights)

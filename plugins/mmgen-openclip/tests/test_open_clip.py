@@ -70,6 +70,7 @@ def test_the_loss_is_the_symmetric_cross_entropy(tiny):
     assert float(logs["logit_scale"]) == pytest.approx(1 / 0.07)
 
 
+@pytest.mark.slow
 def test_over_two_processes_it_is_the_loss_of_one_large_batch(tmp_path):
     command = [sys.executable, str(Path(__file__).parent / "loss_worker.py"), str(tmp_path)]
     workers = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
