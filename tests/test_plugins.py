@@ -15,8 +15,8 @@ from mmgen import registry
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 PUBLIC = {
-    "mmgen", "mmgen.protocols", "mmgen.stream", "mmgen.images", "mmgen.models.blocks", "mmgen.samplers.guards",
-    "mmgen.testing",
+    "mmgen", "mmgen.protocols", "mmgen.stream", "mmgen.images", "mmgen.models.blocks", "mmgen.models.stream_loss",
+    "mmgen.samplers.guards", "mmgen.testing",
 }  # fmt: skip
 # Tests also give the command, catch what it says, and look at what mmgen makes of a dataset and of a pack of labels.
 IN_TESTS = {*PUBLIC, "mmgen.cli", "mmgen.errors", "mmgen.data.pictures", "mmgen.data.prompts"}

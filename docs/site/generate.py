@@ -39,6 +39,7 @@ API = {  # the public modules, and what is told of each: all of it, where nothin
     "mmgen.stream": (),
     "mmgen.images": (),
     "mmgen.models.blocks": (),
+    "mmgen.models.stream_loss": (),
     "mmgen.samplers.guards": (),
     "mmgen.testing": (),
 }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmgen.protocols import Batch, Logs, TextTokenizer
+from mmgen.models.stream_loss import StreamLoss
+from mmgen.protocols import TextTokenizer
 from mmgen.stream import KVCache, TokenStream
 from mmgen_transformers import configs, folder, trunk
 
@@ -21,7 +22,7 @@ __all__ = ["HfCausal"]
 SIZES = {"embed_dim": 192, "num_layers": 4, "num_heads": 4}  # of a new trunk, where nothing else is said
 
 
-class HfCausal(nn.Module):
+class HfCausal(StreamLoss):
     """The generator: text and image tokens of one stream (DALL·E, section 2.2), read by a language model of
     transformers, new or with weights of a folder. Nothing is downloaded. The tokens' vectors and the two heads are this
     class's own: the ids are mmgen's, so a language model's own embedding and head are left out.
@@ -155,43 +156,6 @@ class HfCausal(nn.Module):
         position = torch.arange(first, first + tokens.shape[1], device=tokens.device) + self.stream.image_start
         return embedded + self.row(self.stream.row(position)) + self.column(self.stream.column(position))
 
-    def training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Logs]:
-        """Cross-entropy, text and image each averaged over their own tokens, then weighed (the paper: 1/8 and 7/8).
-
-        A batch without image tokens trains language alone, with the text loss and nothing else.
-        """
-        image_tokens = batch.get("image_tokens")
-        text_tokens = self._encode(batch, keeping=image_tokens is None)
-        if image_tokens is None:
-            text_loss = _surprise(self.forward_text(text_tokens), text_tokens[:, 1:])
-            return text_loss, {"text_loss": text_loss.detach()}
-        text_logits, image_logits = self(text_tokens, self._with_noise(image_tokens))
-        text_loss = _surprise(text_logits, text_tokens[:, 1:])
-        image_loss = _surprise(image_logits, image_tokens)
-        loss = self.text_weight * text_loss + (1 - self.text_weight) * image_loss
-        return loss, {"text_loss": text_loss.detach(), "image_loss": image_loss.detach()}
-
-    def _encode(self, batch: Batch, keeping: bool) -> Tensor:
-        """The captions' ids (B,T), known already or not; in training, unless `keeping` them, a share is emptied."""
-        if "text_tokens" in batch and (keeping or not self.training or not self.caption_dropout):
-            return batch["text_tokens"].to(self.text_head.weight.device)
-        captions = [
-            "" if self.training and not keeping and _share(key) < self.caption_dropout else caption
-            for caption, key in zip(batch["caption"], batch["key"], strict=True)
-        ]
-        text_tokens = self.text_tokenizer.encode(captions, batch["key"] if self.training else None)
-        return text_tokens.to(self.text_head.weight.device)
-
-    def _with_noise(self, image_tokens: Tensor) -> Tensor:
-        """(B,N) as the model reads it: in training, a share of each picture's tokens, between none and twice
-        `token_noise`, comes from elsewhere in the batch, so that frequent codes stay frequent."""
-        if not self.training or not self.token_noise:
-            return image_tokens
-        device = image_tokens.device
-        others = image_tokens.flatten()[torch.randperm(image_tokens.numel(), device=device)].view_as(image_tokens)
-        share = 2 * self.token_noise * torch.rand(len(image_tokens), 1, device=device)
-        return torch.where(torch.rand(image_tokens.shape, device=device) < share, others, image_tokens)
-
 
 def _describe(
     architecture: str | None, config: dict[str, Any], weights: str | None, sizes: dict[str, int | None], length: int
@@ -250,13 +214,3 @@ def _logits(head: nn.Linear, hidden: Tensor) -> Tensor:
     mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if mixed else nullcontext():
         return F.linear(hidden.float(), head.weight.float(), head.bias.float())
-
-
-def _share(key: int) -> float:
-    """A number in [0,1) from the sample's key, other than what BPE dropout draws from it."""
-    return (key * 0x9E3779B97F4A7C15 % 2**64) / 2**64
-
-
-def _surprise(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy of logits (B,S,V) for tokens (B,S), in nats a token."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
