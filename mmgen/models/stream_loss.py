@@ -5,6 +5,8 @@ Letters: B batch, T text positions, N image positions, S positions read at once,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +29,7 @@ class StreamLoss(nn.Module):
 
     stream: TokenStream
     text_tokenizer: TextTokenizer
-    text_head: nn.Module
+    text_head: Any
     text_weight: float
     caption_dropout: float
     token_noise: float
@@ -65,8 +67,8 @@ class StreamLoss(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        weight: Tensor = self.text_head.weight  # type: ignore[assignment]
-        return weight.device
+        device: torch.device = self.text_head.weight.device
+        return device
 
     def _with_noise(self, image_tokens: Tensor) -> Tensor:
         """(B,N) as the model reads it: in training, a share of each picture's tokens, between none and twice
