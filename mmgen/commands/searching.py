@@ -79,7 +79,7 @@ class Asked:
     def has_baseline(self) -> bool:
         """Whether the first trial is the recipe as it is, in everything that is searched."""
         first = self.sweep.first
-        return self.begins_as_it_is and bool(first) and set(first[0]) == set(self.sweep.space.keys)
+        return self.begins_as_it_is and bool(first) and not _missing(self.sweep.space, first[0])
 
 
 def asked(config: Mapping[str, Any], given: Sequence[str], chosen: str | None) -> Asked:
@@ -242,7 +242,7 @@ def _first(
     found: list[Mapping[str, Value]] = []
     if about["baseline"]:
         recipe = {p.key: value for p in space.parameters if (value := _now(p, config)) is not _UNKNOWN}
-        left = [p.key for p in space.parameters if p.key not in recipe]
+        left = _missing(space, recipe)
         if left and recipe:
             notes.append(f"the first trial is the recipe as it is, but for {', '.join(left)}")
         found += [recipe] if recipe else []
@@ -253,6 +253,11 @@ def _first(
             raise ConfigError(text_, code="MMG-C67", where="sweep.first", fix=f"one of {', '.join(space.keys)}")
         found.append({key: text(value) for key, value in setting.items()})
     return tuple(found)
+
+
+def _missing(space: Space, setting: Mapping[str, Value]) -> list[str]:
+    """The keys that exist beside these values, and have none among them."""
+    return [p.key for p in space.parameters if p.key not in setting and p.is_active(setting)]
 
 
 _UNKNOWN: Any = object()

@@ -96,6 +96,19 @@ def test_the_first_trial_is_the_recipe_as_it_is():
     assert ask(*TRAIN, LR, "sweep.baseline=false").sweep.first == ()
 
 
+def test_the_recipe_as_it_is_lacks_nothing_that_it_has_not(tmp_path):
+    """What exists only under another width is no part of today's recipe."""
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sizes.yaml").write_text(
+        "space:\n  tokenizer.width: [64, 32]\n  tokenizer.blocks: {when: {tokenizer.width: 32}, choices: [3, 4]}\n"
+    )
+    override = [argument for argument in TRAIN if "width" not in argument and "blocks" not in argument]
+    found = ask("sweep=sizes", *override, chosen="sizes", config_dir=tmp_path)
+    assert found.sweep.first == ({"tokenizer.width": 64},)
+    assert found.has_baseline
+    assert found.notes == []
+
+
 def test_a_search_of_one_option_of_one_component(tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "parts.yaml").write_text(
