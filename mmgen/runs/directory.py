@@ -161,7 +161,9 @@ class RunDirectory:
         Raises:
             ConfigError: naming the keys that differ, except those of `ignore` and below.
         """
-        changed = differences(self.read_config(), config, ignore)
+        found = differences(self.read_config(), config, ignore)
+        # An option that the mmgen of then did not have yet, and that is null, changes nothing.
+        changed = [(key, old, new) for key, old, new in found if not (old is ABSENT and new is None)]
         if not changed:
             return
         shown = ", ".join(f"{key} {quoted(old, 30)} → {quoted(new, 30)}" for key, old, new in changed[:5])

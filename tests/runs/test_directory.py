@@ -88,6 +88,14 @@ def test_another_config_is_refused_with_the_keys_and_both_ways_out(run):
     run.create(other, ignore=("seed", "generator"))
 
 
+def test_an_option_that_is_newer_than_the_run_and_null_changes_nothing(run):
+    older = run.config_file.read_bytes()
+    run.create(changed(generator={"name": "transformer", "num_layers": 8, "bias": False, "rivals": None}))
+    assert run.config_file.read_bytes() == older
+    without = changed(generator={"name": "transformer", "num_layers": 8})  # taken back, it may have counted
+    assert "generator.bias False → (absent)" in failure(run.create, without).what
+
+
 def test_many_differences_are_cut(run):
     error = failure(run.check_config, changed(**{f"key{i}": i for i in range(8)}))
     assert "and 3 more" in error.what
