@@ -44,7 +44,7 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
         source,
         config.get("sampler"),
         tokenizer_from=elsewhere["tokenizer"],
-        encoder_from=elsewhere["encoder"],
+        encoder_from=elsewhere["encoder"] or _encoder_beside(source),
         device=config["device"],
     )
     return model, source
@@ -113,6 +113,16 @@ def source_of(run: str | None, *needs: str, order: Order = "text_first") -> Path
         where="run",
         fix="mmgen run, or run=PATH of a run or an export",
     )
+
+
+def _encoder_beside(source: Path) -> Path | None:
+    """Of a plugin's trained model without an encoder, the same plugin's model that has one: so two generators, for
+    drawing and for captions, share it."""
+    every = models().values()
+    owner = next((model.distribution for model in every if model.path == source), None)
+    if owner is None or _part_config(source, "encoder"):
+        return None
+    return next((m.path for m in every if m.distribution == owner and _part_config(m.path, "encoder")), None)
 
 
 def _fits(path: Path, needs: Sequence[str], order: Order | None) -> bool:

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 
 import mmgen as package
+from mmgen.checkpoint.exports import write_export
+from mmgen.loading import read_parts, recorded_sampler
 
 
 @pytest.fixture
 def shipped(work: Path, install, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A plugin with the tiny run's three parts in eight bits, and a directory without any run."""
-    site = install("toy-models", {"mmgen.models": {"toy": "toy_models.toy", "gone": "toy_models.gone"}}, {})
+    site = install("toy-models", {"mmgen.models": {name: f"toy_models.{name}" for name in ("toy", "toy_blind", "gone")}}, {})
     (site / "toy_models").mkdir()
     (site / "toy_models" / "__init__.py").write_text("raise RuntimeError('imported')")
     code, out, err = call("export", "runs/tiny", str(site / "toy_models" / "toy"), "precision=eight")
     assert code == 0, err
     assert "tokenizer, generator, encoder" in out
+    parts = {kind: part for kind, part in read_parts("runs/tiny").items() if kind != "encoder"}
+    write_export(site / "toy_models" / "toy_blind", parts=parts, data={}, sampler=recorded_sampler("runs/tiny"))
     shutil.copy(work / "red.png", tmp_path / "red.png")
     monkeypatch.chdir(tmp_path)
     return site / "toy_models" / "toy"
@@ -50,6 +54,18 @@ def test_it_has_a_name_wherever_a_run_is_named(shipped, call, tmp_path):
     (tmp_path / "toy").mkdir()
     err = call("classify", "red.png", "red", "blue", "run=toy")[2]
     assert "holds no finished run" in err, "a directory here goes first"
+
+
+def test_two_models_of_a_plugin_share_the_encoder(shipped, call, tmp_path):
+    """One of them has none; elsewhere it is a model like any other."""
+    code, _, err = call("sample", "a red bar", "num_images=2", "keep=1", "run=toy_blind", "out=drawn")
+    assert code == 0, err
+    record = json.loads((tmp_path / "drawn/samples.json").read_text())
+    assert "encoder" in record[0]["parts"]
+    shutil.copytree(shipped.parent / "toy_blind", tmp_path / "copy")
+    code, _, err = call("sample", "a red bar", "num_images=2", "keep=1", "run=copy", "out=again")
+    assert code == 0, err
+    assert json.loads((tmp_path / "again/samples.json").read_text())[0]["scores"] is None
 
 
 def test_a_run_of_one_s_own_goes_first(shipped, call, work, monkeypatch):
