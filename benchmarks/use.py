@@ -69,8 +69,11 @@ def write_runs(directory: Path) -> None:
         metrics.append({"step": 1, "train/loss": 1.0})
         metrics.close()
     (first / "evaluation.json").write_text(json.dumps({"findings": {f"e{i}": {"numbers": numbers} for i in range(4)}}))
+    config_text = (first / "config.yaml").read_text(encoding="utf-8")
     for i in range(RUNS - 1):
-        shutil.copytree(first, directory / f"run-{i:04d}", copy_function=os.link)
+        run = shutil.copytree(first, directory / f"run-{i:04d}", copy_function=os.link)
+        (run / "config.yaml").unlink()  # which was the first run's too
+        (run / "config.yaml").write_text(f"{config_text}run:\n  name: {run.name}\n", encoding="utf-8")
 
 
 def main() -> None:
