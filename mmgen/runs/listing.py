@@ -250,7 +250,9 @@ def _collect(key: str, values: list[Any], found: list[dict[str, str]]) -> None:
         for name in dict.fromkeys(name for section in sections for name in section):
             _collect(f"{key}.{name}", [section.get(name, _ABSENT) for section in sections], found)
         return
-    texts = [_text(value) for value in values]
+    objects = {id(value): value for value in values}  # of a thousand runs few: equal sections are one
+    once = {number: _text(value) for number, value in objects.items()}
+    texts = [once[id(value)] for value in values]
     usual = Counter(reversed(texts)).most_common(1)[0][0]  # of equally many, that of the last
     for one, text, value in zip(found, texts, values, strict=True):
         if text != usual and value is not _ABSENT:
