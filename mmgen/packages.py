@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -47,3 +48,21 @@ def directory_of(package: str) -> Path | None:
         raise
     except BaseException:  # importing a stranger's package may raise anything
         return None
+
+
+def top_spec(module: str) -> ModuleSpec | None:
+    """The spec of a module's top-level package, which is not imported for that."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+
+
+def file_of(module: str) -> Path | None:
+    """A module's file, found without importing its packages; None where there is none."""
+    spec = top_spec(module)
+    for part in module.split(".")[1:]:
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None

@@ -25,6 +25,7 @@ from mmgen.errors import ConfigError, ConfigErrors, MmgenError, PluginError, quo
 from mmgen.isolation import PluginWarning as PluginWarning
 from mmgen.isolation import alone
 from mmgen.options import MISSING, Option, check, options_of, plain
+from mmgen.signatures import written_options
 from mmgen.spelling import nearest
 
 KINDS = ("dataset", "tokenizer", "generator", "encoder", "sampler", "evaluator")
@@ -108,16 +109,20 @@ class Component:
         return alone(f"{self.kind} {quoted(self.name)} of {self.owner}", doing, random_numbers=random_numbers)
 
     def options(self) -> dict[str, Option]:
-        """Its options, by name, as its signature says; imports it.
+        """Its options, by name, as its signature says; imports it only where its source text does not tell them.
 
         Raises:
             PluginError: it cannot be imported, or is nothing that could be built from keyword options.
         """
-        target = self.load()
-        try:
-            found = options_of(target, skip=BUILD_ARGUMENTS[self.kind])
-        except (TypeError, ValueError) as error:
-            raise self.unfit("has no signature to read options from", str(error)) from error
+        self._refuse_other_api()
+        skip = BUILD_ARGUMENTS[self.kind]
+        found = written_options(self.value, skip)
+        if found is None:
+            target = self.load()
+            try:
+                found = options_of(target, skip)
+            except (TypeError, ValueError) as error:
+                raise self.unfit("has no signature to read options from", str(error)) from error
         if "name" in found:
             raise self.unfit("has an option called 'name'", "that key holds the component's own name")
         return found

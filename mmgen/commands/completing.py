@@ -22,10 +22,10 @@ from mmgen import registry
 from mmgen.commands.actions import ACTIONS
 from mmgen.commands.help import PAGES
 from mmgen.commands.places import Place, options, places, presets, yaml_groups
-from mmgen.commands.plugin_flaws import file_of
 from mmgen.commands.plugins import ACTIONS as PLUGIN_ACTIONS
 from mmgen.commands.schema import COMMANDS
 from mmgen.options import Option, options_of
+from mmgen.packages import file_of
 from mmgen.runs.listing import find_runs
 
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg")

@@ -121,13 +121,18 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
 
 
 def finish(command: str, cfg: DictConfig) -> dict[str, Any]:
-    """The composed config as a plain mapping: resolved, complete, checked.
+    """The composed config as a plain mapping: resolved, complete, checked. What it chooses is imported, so that a
+    broken plugin is told before anything is done.
 
     Raises: as `checked`.
     """
     config, errors = check(command, cfg)
     if errors:
         raise ConfigErrors(mistakes.distinct(errors))
+    for kind in registry.KINDS:
+        section = config.get(kind) or {}
+        for chosen in section.values() if kind in registry.SEVERAL else [section] if section else []:
+            registry.find(kind, chosen["name"]).load()
     return config
 
 

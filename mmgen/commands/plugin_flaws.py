@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
-from pathlib import Path
+
+from mmgen.packages import file_of, top_spec
 
 
 def flaw(value: str) -> str:
@@ -24,7 +23,7 @@ def flaw(value: str) -> str:
     except (SyntaxError, ValueError) as error:
         return f"SyntaxError: {error}"
     for target in _imported(tree):
-        if _top(target) is None:
+        if top_spec(target) is None:
             return f"no module {target}"
     if any(getattr(node, "name", None) == name for node in tree.body):
         return ""  # its own class or function, as nearly always: the rest of the file need not be walked
@@ -42,21 +41,3 @@ def _imported(tree: ast.Module) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.append(node.module)
     return found
-
-
-def _top(module: str) -> ModuleSpec | None:
-    """The spec of a module's top-level package, which is not imported for that."""
-    try:
-        return find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
-
-
-def file_of(module: str) -> Path | None:
-    """A module's file, found without importing its packages; None where there is none."""
-    spec = _top(module)
-    for part in module.split(".")[1:]:
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
-    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None

@@ -13,10 +13,10 @@ from importlib.metadata import entry_points
 
 from mmgen import api, registry
 from mmgen.commands.help import page, table
-from mmgen.commands.plugin_flaws import file_of, flaw
+from mmgen.commands.plugin_flaws import flaw
 from mmgen.commands.words import option_lines, summary
 from mmgen.errors import ConfigError
-from mmgen.packages import MODELS
+from mmgen.packages import MODELS, file_of
 from mmgen.registry import Component
 from mmgen.spelling import nearest
 
@@ -94,11 +94,12 @@ def listing() -> list[str]:
         cause = component.other_api or flaw(component.value)
         note = f"broken: {cause}" if cause else "clash: choose it by this name" if clash else ""
         rows.append((component.kind, component.name, component.owner, component.value.partition(":")[0], note))
+    entries = entry_points()  # which reads the metadata of all that is installed
     packages = sorted(
         {
             (what, e.value, e.dist.name if e.dist else "")
             for what, group in (("presets", "mmgen.configs"), ("prompts", "mmgen.prompts"), ("model", MODELS))
-            for e in entry_points(group=group)
+            for e in entries.select(group=group)
         }
     )
     return [*table(rows), *(f"{what}  {package} of {owner}" for what, package, owner in packages)]

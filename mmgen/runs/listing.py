@@ -3,9 +3,11 @@ ones."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +31,8 @@ TAIL = 32 * 1024  # bytes of the end of metrics.jsonl, enough for its last valid
 _CLOSED = {"wandb", "samples", "checkpoints", "model", "evaluations"}  # folders that hold no run
 _ABSENT = object()
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+_SECTION = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)  # where a key of the top level stands
+_STRANGE = re.compile(r"^[^A-Za-z_ \n-]|^-(?! )", re.MULTILINE)  # what no line that mmgen writes begins with
 
 
 @dataclass
@@ -85,11 +89,12 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The composed config; of a run without an origin, what its config.yaml holds. Empty if neither can be read."""
+        """The composed config; of a run without an origin, what its config.yaml holds. Empty if neither can be read.
+        Not to be changed: runs share the sections that are alike."""
         found = self.origin.get("config")
         if not isinstance(found, dict):
             try:
-                found = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=_YAML)  # noqa: S506
+                found = _parsed((self.path / "config.yaml").read_text(encoding="utf-8"))
             except (OSError, ValueError, yaml.YAMLError):
                 found = {}
         return found if isinstance(found, dict) else {}
@@ -245,7 +250,9 @@ def _collect(key: str, values: list[Any], found: list[dict[str, str]]) -> None:
         for name in dict.fromkeys(name for section in sections for name in section):
             _collect(f"{key}.{name}", [section.get(name, _ABSENT) for section in sections], found)
         return
-    texts = [_text(value) for value in values]
+    objects = {id(value): value for value in values}  # of a thousand runs few: equal sections are one
+    once = {number: _text(value) for number, value in objects.items()}
+    texts = [once[id(value)] for value in values]
     usual = Counter(reversed(texts)).most_common(1)[0][0]  # of equally many, that of the last
     for one, text, value in zip(found, texts, values, strict=True):
         if text != usual and value is not _ABSENT:
@@ -276,6 +283,33 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _parsed(text: str) -> Any:
+    """What a config.yaml holds. It is parsed a section of the top level at a time, and a section that another run has
+    too, as most are, once; a file that mmgen has not written may need to be parsed as a whole."""
+    begin, *sections = _SECTION.split(text)
+    if begin or _STRANGE.search(text):
+        return _load(text)
+    found: dict[str, Any] = {}
+    try:
+        for section in map(_section, sections):
+            found |= section
+    except (ValueError, yaml.YAMLError):  # a text over several lines, or an alias of what stands in another section
+        return _load(text)
+    return found
+
+
+@functools.lru_cache(maxsize=10_000)
+def _section(text: str) -> dict[str, Any]:
+    section = _load(text)
+    if not isinstance(section, dict) or len(section) != 1:
+        raise ValueError(f"not one section: {quoted(text)}")
+    return section
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, Loader=_YAML)  # noqa: S506 - a safe one
 
 
 def _moment(text: str) -> datetime | None:

@@ -193,11 +193,18 @@ def test_bad_input_is_refused(arguments: list[str], words: str, capsys: pytest.C
     assert told.out == ""
 
 
-def test_neither_lightning_nor_wandb_is_imported():
+@pytest.mark.parametrize(
+    ("action", "heavy"),
+    [
+        ("show", ("torch", "PIL", "pytorch_lightning", "wandb")),  # options are read from source text
+        ("why", ("pytorch_lightning", "wandb")),  # which shows the line of a default in its class
+    ],
+)
+def test_what_is_heavy_is_not_imported(action: str, heavy: tuple[str, ...]):
     code = (
         "import sys, mmgen.cli\n"
-        "assert mmgen.cli.main(['config', 'why', 'run', 'experiment=try']) == 0\n"
-        "print([m for m in ('pytorch_lightning', 'wandb') if m in sys.modules], file=sys.stderr)"
+        f"assert mmgen.cli.main(['config', {action!r}, 'run', 'experiment=try']) == 0\n"
+        f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"

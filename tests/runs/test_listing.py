@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mmgen.errors import CheckpointError
 from mmgen.runs import listing
@@ -157,6 +158,55 @@ def test_a_thousand_runs_are_listed_by_what_is_light(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stderr.strip() == "[]"
     assert len(done.stdout.splitlines()) == 1001
+
+
+def test_configs_without_an_origin_are_parsed_by_sections_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    monkeypatch.setattr(listing, "_load", lambda text: read.append(text) or yaml.safe_load(text))
+    listing._section.cache_clear()
+    config = {f"section{i}": {"key": i, "list": [1, "a\nb"], "none": None, "none_too": {}} for i in range(5)}
+    for i in range(20):
+        make(tmp_path / f"run-{i:02d}", {**config, "run": {"name": f"run-{i:02d}"}, "top": ["a", {"b": "c: d"}]})
+    for run in list_runs(tmp_path):
+        assert run.config == run_config(run.path)
+        assert list(run.config) == list(run_config(run.path))
+    assert len(read) == 5 + 20 + 1  # the sections that all have, and a name of each
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a: 1\na: 2\nb:\n- 1\n-  c: 2\n",
+        "a: {b: 1,\nc: 2}\n",  # each of these goes over what looks like a section's beginning, or leans on another one
+        'a: "x\ny: 1"\n',
+        "a: &one {b: 1}\nc: *one\n",
+        "a: &one {b: 1}\nc:\n  <<: *one\n",
+        "? a\n: b\nc: d\n",
+        "---\na: 1\n",
+        "a: 1\n---\nb: 2\n",
+        "a: 1\n...\n",
+        "# said\na: 1 # here\n",
+        "'a': 1\nb: 2\n",
+        "1: 2\nb: 3\n",
+        "a: |\n  b\n\n  c: d\nb: >-\n  c\n",
+        "a\nb\n",
+        "- a\n- b\n",
+        "a: [\n",
+    ],
+)
+def test_a_config_of_any_form_is_read_as_yaml_reads_it(tmp_path: Path, text: str):
+    run = make(tmp_path / "run")
+    run.config_file.write_text(text)
+    try:
+        wanted = yaml.safe_load(text)
+    except yaml.YAMLError:
+        wanted = {}
+    assert open_run(run.path).config == (wanted if isinstance(wanted, dict) else {})
+
+
+def run_config(path: Path) -> dict[str, Any]:
+    return RunDirectory(path).read_config()
 
 
 def origin_of(config: dict[str, Any]) -> dict[str, Any]:
