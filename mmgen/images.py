@@ -276,6 +276,60 @@ def sheet(
     return _from_pil(canvas)
 
 
+def labelled(
+    rows: Sequence[tuple[str, Sequence[tuple[str, Tensor | None]]]], *, notes: Sequence[str] = ()
+) -> Tensor:
+    """Rows of pictures with a label below each.
+
+    Args:
+        rows: a line of text that stands above the row, none where it is empty, and labels with pictures (3,H,W) in
+            [0,1], all of one size; None leaves the place free. Labels are cut at the picture's width, lines at the
+            sheet's.
+        notes: small lines above everything, for which the sheet is wide enough.
+
+    Returns:
+        (3,H',W') in [0,1].
+    """
+    shapes = {tuple(picture.shape[1:]) for _, row in rows for _, picture in row if picture is not None}
+    if len(shapes) != 1:
+        raise ValueError(f"a sheet needs pictures of one size, got {sorted(shapes)}")
+    ((height, width),) = shapes
+    step = width + _GAP + 2
+    longest = max((_font(13, note).getlength(note) for note in notes), default=0)
+    wide = 2 * _MARGIN + max(step * max(len(row) for _, row in rows) - 8, math.ceil(longest))
+    tall = 2 * _MARGIN + 19 * len(notes) + sum((34 if line else 0) + height + 22 for line, _ in rows)
+    canvas = Image.new("RGB", (wide, tall), "white")
+    draw = ImageDraw.Draw(canvas)
+    y = _MARGIN - 4
+    for note in notes:
+        _draw_line(draw, note, (_MARGIN, y), wide - 2 * _MARGIN, 13, _QUIET)
+        y += 19
+    for line, row in rows:
+        if line:
+            draw.line((_MARGIN, y + 4, wide - _MARGIN, y + 4), fill=_LINE)
+            _draw_line(draw, line, (_MARGIN, y + 9), wide - 2 * _MARGIN, 15, _INK)
+            y += 34
+        for column, (label, picture) in enumerate(row):
+            if picture is not None:
+                left = _MARGIN + column * step
+                canvas.paste(_to_pil(picture), (left, y))
+                _draw_line(draw, label, (left, y + height + 2), width, 12, _INK)
+        y += height + 22
+    return _from_pil(canvas)
+
+
+def _draw_line(
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width: int, size: int, ink: tuple[int, int, int]
+) -> None:
+    """One line of text below and right of a corner, cut with an ellipsis where it is wider."""
+    text = _drawable(text)[:300]
+    font, shown = _font(size, text), text
+    while shown and draw.textlength(shown, font=font) > width:
+        text = text[:-1]
+        shown = text.rstrip() + "…" if text else ""
+    draw.text(corner, shown, fill=ink, font=font)
+
+
 def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, which knows ASCII only; for other scripts DejaVu, where the machine has it."""
     if not text.isascii():

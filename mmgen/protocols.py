@@ -166,7 +166,13 @@ class Tokenizer(Trainable, Protocol):
 
 
 class Generator(Trainable, Protocol):
-    """The model of the token stream. Built with `text_tokenizer`, `grid`, `codebook_size`."""
+    """The model of the token stream. Built with `text_tokenizer`, `grid`, `codebook_size`. It may also have, as may a
+    `Captioner`,
+
+    - `attention_maps(text_tokens, image_tokens)`: (B,T), (B,N) to (B,L,S,S), S = T+N-1, for each of L layers how much
+      each position of the stream but the last reads of each, the mean over the heads. Rows have the sum 1.
+      `tracking.attention` draws pictures of it, and is refused without it.
+    """
 
     stream: TokenStream
     text_tokenizer: TextTokenizer

@@ -378,6 +378,28 @@ def test_a_sheet_shows_captions_ranks_and_enlarged_pictures() -> None:
             images.sheet(bad)
 
 
+def test_labels_stand_below_their_pictures_and_are_cut_at_their_width() -> None:
+    red = torch.zeros(3, 32, 32)
+    red[0] = 1
+    rows = [("a caption " * 90 + "猫", [("short", red), ("very long and longer", red)]), ("", [("", None), ("", red)])]
+    sheet = images.labelled(rows)
+    reds = (sheet - red[:, :1, :1]).abs().amax(0) < 1e-6
+    assert reds.sum() == 3 * 32 * 32
+    (top, left), (bottom, right) = torch.nonzero(reds).amin(0).tolist(), torch.nonzero(reds).amax(0).tolist()
+    assert (sheet[:, :, :left].amax(0) < 0.5).sum() == 0
+    assert (sheet[:, :, right + 1 :].amax(0) < 0.5).sum() == 0, "lines are cut, too"
+    labels = sheet[:, top + 32 : bottom - 31].amax(0) < 0.5
+    assert labels[:, left : left + 32].any()
+    assert labels[:, right - 31 :].any()
+    assert not labels[:, left + 33 : right - 31].any()
+    noted = images.labelled(rows, notes=["a note that is wider than two pictures of thirty-two pixels"])
+    assert noted.shape[1] > sheet.shape[1]
+    assert noted.shape[2] > sheet.shape[2] + 200
+    for bad in ([], [("", [("nothing", None)])], [("", [("", red), ("", red[:, :8, :8])])]):
+        with pytest.raises(ValueError, match="pictures of one size"):
+            images.labelled(bad)
+
+
 def test_no_other_module_imports_pil() -> None:
     modules = list(Path(images.__file__).parent.rglob("*.py"))
     importing = [m.name for m in modules if re.search(r"^\s*(from|import) PIL\b", m.read_text(encoding="utf-8"), re.M)]

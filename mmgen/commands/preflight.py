@@ -26,6 +26,7 @@ from mmgen.progress import Bar
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
+from mmgen.tasks.attention import check_attention
 from mmgen.tasks.optimizers import check_optimizer
 from mmgen.tasks.parallel import check_parallel
 from mmgen.tracking.lightning_loggers import check_loggers
@@ -75,6 +76,8 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
                 check_optimizer(component, stage.task["optimizer"], f"{place}task.optimizer.name")
                 if stage.trainer["strategy"] == "fsdp":
                     check_parallel(component, stage.trainer["tensor_parallel_size"], place)
+                if stage.kind == "generator" and stage.tracking["attention"]:
+                    check_attention(component, stage.trainer["tensor_parallel_size"])
         except ConfigError as error:
             errors.append(error)
     if errors:

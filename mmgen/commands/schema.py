@@ -153,6 +153,7 @@ class TrackingConfig:
     project: str = _option("mmgen", "wandb's project")
     group: str | None = _option(None, "wandb's group; the run's name by default")
     loggers: list[Literal["csv", "tensorboard"]] = _option([], "Lightning's own, beside metrics.jsonl")
+    attention: bool = _option(False, "at each validation of a generator, a picture of where it looks")
 
 
 @dataclass

@@ -32,6 +32,7 @@ from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.runs.origin import in_tracker, keep
+from mmgen.tasks.attention import ShowAttention, check_attention
 from mmgen.tasks.callbacks import ShowReconstructions
 from mmgen.tasks.codebook import WatchCodebook
 from mmgen.tasks.parallel import holds_plain_tensors, whole_state
@@ -41,6 +42,7 @@ from mmgen.tracking.logger import RunLogger
 from mmgen.trio import BATCH
 
 SHOWN = 12  # pictures whose reconstruction is watched during training
+LOOKED_AT = 4  # pictures whose attention is
 
 
 @dataclass
@@ -116,6 +118,8 @@ class _Training:
         torch.manual_seed(stage.seed)
         component, arguments, text_tokenizer = self._component(init_from)
         options = checkpoint_config(stage.kind, stage.component, component)
+        if self._shows_attention:
+            check_attention(component, stage.trainer["tensor_parallel_size"])
         if init_from is not None and not any(parameter.is_meta for parameter in component.parameters()):
             load_weights(component, init_from, f"the {stage.kind}'s options as they were, or another init_from")
         task = TASKS[stage.kind](
@@ -250,13 +254,34 @@ class _Training:
         )
 
     def _callbacks(self, data: PictureData) -> list[pl.Callback]:
-        """What only an image tokenizer's training shows."""
+        """What only an image tokenizer's training shows, or a generator's."""
+        if self._shows_attention:
+            return [self._attention(data)]
         if not isinstance(self.pictures, Pictures) or self.stage.kind != "tokenizer":
             return []
         return [
             ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])),
             WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr) if current().first else None),
         ]
+
+    @property
+    def _shows_attention(self) -> bool:
+        return self.stage.kind == "generator" and bool(self.stage.tracking["attention"])
+
+    def _attention(self, data: PictureData) -> ShowAttention:
+        assert self.tokenizer is not None
+        positions = data.val_positions[:: max(1, len(data.val_positions) // LOOKED_AT)][:LOOKED_AT]
+        if isinstance(self.pictures, TokenDataset):
+            captions = [record["captions"][0] for record in self.pictures.records(positions)]
+            image_tokens = self.pictures.image_tokens(positions, [0] * len(positions))
+        else:
+            assert data.codes is not None
+            captions = [self.pictures.captions[position] for position in positions]
+            image_tokens = data.codes[positions]
+        image_tokenizer = load_part(self.tokenizer, trusted=True)
+        with torch.no_grad():
+            images = image_tokenizer.decode(image_tokens.long().unflatten(1, tuple(image_tokenizer.grid)))
+        return ShowAttention(images, image_tokens.long(), captions)
 
 
 def checkpoint_config(kind: str, config: Mapping[str, Any], component: Any) -> dict[str, Any]:

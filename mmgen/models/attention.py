@@ -69,6 +69,16 @@ def attend_cached(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> 
     return _weighed(probs, values, plan)
 
 
+def attention_probs(queries: Tensor, keys: Tensor, mask: Mask, *, first: int = 0) -> Tensor:
+    """The probabilities (B,H,S,S) in fp32 by which `attend` weighs values: row by query, each with the sum 1.
+
+    All pairs are computed and kept, which no way to train or to draw does: for a few samples that are looked at.
+    """
+    seen = seen_table(mask, first, queries.shape[2]).like(queries)
+    scores = queries.float() @ keys.float().transpose(-2, -1) * queries.shape[-1] ** -0.5
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1)
+
+
 def _weighed(probs: Tensor, values: Tensor, plan: StepKeys) -> Tensor:
     if len(plan.parts) == 1:
         return probs @ values[:, :, plan.parts[0]]

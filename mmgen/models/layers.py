@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmgen.models.attention import Executor, attend, attend_cached
+from mmgen.models.attention import Executor, attend, attend_cached, attention_probs
 from mmgen.stream import KVCache, Mask, TokenStream
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (S,K/2)
@@ -96,20 +96,35 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, angles: Rotation | None = None, kv_cache: KVCache | None = None, first: int = 0
+        self,
+        x: Tensor,
+        angles: Rotation | None = None,
+        kv_cache: KVCache | None = None,
+        first: int = 0,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         """(B,S,D) to (B,S,D), of positions from `first` on, which look at each other; with a cache, at all before them
-        too, and they are written into it. `angles` rotate queries and keys."""
-        x = x + self.dropout(self._attend(self.attention_norm(x), angles, kv_cache, first))
+        too, and they are written into it. `angles` rotate queries and keys. `maps`, without a cache, gets how they look
+        at each other (B,S,S), the mean over the heads."""
+        x = x + self.dropout(self._attend(self.attention_norm(x), angles, kv_cache, first, maps))
         return x + self.dropout(self._mlp(self.mlp_norm(x)))
 
-    def _attend(self, x: Tensor, angles: Rotation | None, kv_cache: KVCache | None, first: int) -> Tensor:
+    def _attend(
+        self,
+        x: Tensor,
+        angles: Rotation | None,
+        kv_cache: KVCache | None,
+        first: int,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, -1, 3, self.head_dim).permute(3, 0, 2, 1, 4)
         queries, keys, values = self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2]
         if angles is not None:
             queries, keys = rotate(queries, angles), rotate(keys, angles)
         queries, keys = queries.to(values), keys.to(values)  # under autocast a norm gives fp32
+        if maps is not None:
+            maps.append(attention_probs(queries, keys, self.mask, first=first).mean(1))
         if kv_cache is None:
             out = attend(queries, keys, values, self.mask, first=first, executor=self.executor)
         else:

@@ -127,13 +127,20 @@ class Transformer(StreamLoss):
 
         With `image_first` to text_logits (B,T,V) and image_logits (B,N-1,C), of the image tokens 1...
         """
+        hidden = self._read(self._all_but_the_last(text_tokens, image_tokens))
         if self.stream.order == "text_first":
-            hidden = self._read([self._embed_text(text_tokens, 0), self._embed_image(image_tokens[:, :-1], 0)])
             text = self.stream.text_length
             return self.text_head(hidden[:, : text - 1]), self.image_head(hidden[:, text - 1 :])
-        hidden = self._read([self._embed_image(image_tokens, 0), self._embed_text(text_tokens[:, :-1], 0)])
         image = self.stream.image_length
         return self.text_head(hidden[:, image - 1 :]), self.image_head(hidden[:, : image - 1])
+
+    def attention_maps(self, text_tokens: Tensor, image_tokens: Tensor) -> Tensor:
+        """(B,T), (B,N) to (B,L,S,S), S = T+N-1: how much of each position before it, or its own, every position of the
+        stream reads in each of the L layers, the mean over the heads. Rows have the sum 1. The row of a position tells
+        what the token after it was predicted from."""
+        maps: list[Tensor] = []
+        self._read(self._all_but_the_last(text_tokens, image_tokens), maps=maps)
+        return torch.stack(maps, 1)
 
     def forward_text(self, text_tokens: Tensor) -> Tensor:
         """Text alone (B,T), with no picture before or after it: text_logits (B,T-1,V), of the text tokens 1..."""
@@ -196,20 +203,34 @@ class Transformer(StreamLoss):
             len(self.blocks), batch, self.num_heads, self.stream.length, self.head_dim, like=self.text_head.weight
         )
 
-    def _read(self, parts: list[Tensor], kv_cache: KVCache | None = None, first: int = 0) -> Tensor:
-        """Neighbouring parts of the stream (B,·,D) to the last layer's (B,S,D); with a cache, those after it."""
+    def _all_but_the_last(self, text_tokens: Tensor, image_tokens: Tensor) -> list[Tensor]:
+        """The two parts of the stream that is read to predict it: nothing comes after its last token."""
+        if self.stream.order == "text_first":
+            return [self._embed_text(text_tokens, 0), self._embed_image(image_tokens[:, :-1], 0)]
+        return [self._embed_image(image_tokens, 0), self._embed_text(text_tokens[:, :-1], 0)]
+
+    def _read(
+        self,
+        parts: list[Tensor],
+        kv_cache: KVCache | None = None,
+        first: int = 0,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Neighbouring parts of the stream (B,·,D) to the last layer's (B,S,D); with a cache, those after it. `maps`
+        gets each layer's attention, see `Block.forward`."""
         x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         angles = None
         if self.rotary:
             start = first if kv_cache is None else kv_cache.length
             position = torch.arange(start, start + x.shape[1], device=x.device)
             angles = rotation(self.stream, position, self.head_dim)
-        again = self.gradient_checkpointing and self.training and kv_cache is None and torch.is_grad_enabled()
+        looked_at = kv_cache is not None or maps is not None
+        again = self.gradient_checkpointing and self.training and not looked_at and torch.is_grad_enabled()
         for block in self.blocks:
             if again:
                 x = checkpoint(block, x, angles, None, first, use_reentrant=False, preserve_rng_state=self.dropout > 0)
             else:
-                x = block(x, angles, kv_cache, first)
+                x = block(x, angles, kv_cache, first, maps=maps)
         if kv_cache is not None:
             kv_cache.advance(x.shape[1])
         normed: Tensor = self.norm(x)

@@ -22,7 +22,9 @@ COLUMNS, ROWS, NORMS = ("qkv", "up", "gate"), ("out", "down"), ("q_norm", "k_nor
 FP32 = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # what autocast leaves in fp32
 HEADS = ("text_head", "image_head")
 # What is called from outside besides `forward`: the gathered weights of the root have to be there for each of them.
-ENTRANCES = ("training_loss", "encode", "decode", "quantize", "decode_features", "encode_image", "encode_text")
+ENTRANCES = (
+    "training_loss", "encode", "decode", "quantize", "decode_features", "encode_image", "encode_text", "attention_maps",
+)  # fmt: skip
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:

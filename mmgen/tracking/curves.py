@@ -1,4 +1,4 @@
-"""What a stage's training looked like, for the report: its charts, and the codebook of an image tokenizer."""
+"""What a stage's training looked like, for the report: charts, a tokenizer's codebook, a generator's attention."""
 
 from __future__ import annotations
 
@@ -56,3 +56,9 @@ def codebook_of(run: RunFiles, stage: Stage) -> dict[str, Any] | None:
         points = stage.metric(f"train/epoch_{name}")
         found[name] = points[-1][1] if points else None
     return found
+
+
+def attention_of(run: RunFiles, stage: Stage) -> str | None:
+    """The newest picture of a generator's attention, where `tracking.attention` asked for it."""
+    picture = stage.picture("attention")
+    return None if picture is None else str(picture.relative_to(run.directory))

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from mmgen.files import write_atomic
 from mmgen.tracking.album import Album
 from mmgen.tracking.charts import number, share_bar
-from mmgen.tracking.curves import codebook_of, stage_curves
+from mmgen.tracking.curves import attention_of, codebook_of, stage_curves
 from mmgen.tracking.run_files import (
     PART_NAMES,
     PARTS,
@@ -115,6 +115,7 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
         "classified": classified[:MAX_CLASSIFIED],
         "curves": [(stage, curves) for stage in run.stages if (curves := stage_curves(stage))],
         "codebook": {stage.name: codebook_of(run, stage) for stage in run.stages},
+        "attention": {stage.name: attention_of(run, stage) for stage in run.stages},
         "timings": _timings(run),
         "parts": _parts(run),
         "data": part_of(run.lineage, "data"),

@@ -137,7 +137,8 @@ def _pictures(compared: Sequence[Compared]) -> list[tuple[str, list[Any]]]:
     found: dict[str, list[Any]] = {}
     for place, one in enumerate(compared):
         for name, path in _named(one.files).items():
-            found.setdefault(name, [None] * len(compared))[place] = one.album.picture(path, 512)
+            longest = 2048 if name.endswith(": attention") else 512  # what has words on it is not made smaller
+            found.setdefault(name, [None] * len(compared))[place] = one.album.picture(path, longest)
     return list(found.items())
 
 

@@ -61,10 +61,15 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def test_a_training_on_shards_is_the_training_on_the_pictures(work: Path, tokens: Path, call: Any) -> None:
-    """Bit for bit: losses, gradients, and the generator that comes out."""
+    """Bit for bit: losses, gradients, and the generator that comes out, however often its attention is looked at."""
     assert call(*TRAIN, *PICTURES, "run.name=of-pictures")[0] == 0
-    code, _, err = call(*TRAIN, "dataset=tokens", "dataset.path=tokens", "run.name=of-tokens")
+    looking = ["tracking.attention=true", "run.name=of-tokens"]
+    code, _, err = call(*TRAIN, "dataset=tokens", "dataset.path=tokens", *looking)
     assert code == 0, err
+    samples = work / "runs/of-tokens/samples"
+    assert [path.name for path in sorted(samples.iterdir())] == ["attention-000003.png", "attention-000006.png"]
+    assert "Where the generator looked" in (work / "runs/of-tokens/report.html").read_text()
+    assert not (work / "runs/of-pictures/samples").exists(), "nobody asked"
     pictures, shards = (rows(work / "runs" / name) for name in ("of-pictures", "of-tokens"))
     assert len([row for row in pictures if "train/loss" in row]) == 6
     assert [row["val/loss"] for row in shards if "val/loss" in row]

@@ -125,8 +125,11 @@ def test_show_tells_stages_and_differences(told: Told):
 
 
 def test_a_comparison_prints_a_table_and_writes_one_file(told: Told):
+    import torch
+
     make("one")
-    make("two", seed=2, generator={"num_layers": 6})
+    attention = make("two", seed=2, generator={"num_layers": 6}).path / "generator/samples/attention-000005.png"
+    save_png(torch.rand(3, 700, 600), attention)
     out = told("compare", "runs/one", "runs/two", "out=pages/both.html")
     rows = {line.split("  ")[0]: line.split() for line in out.splitlines()}
     assert rows["seed"][-2:] == ["1", "2"]
@@ -138,6 +141,8 @@ def test_a_comparison_prints_a_table_and_writes_one_file(told: Told):
     assert "a &lt;red&gt; fox" in page
     assert "<red>" not in page
     assert page.count("data:image/png;base64,") >= 2 + 2 * 2, "drawings and reconstructions of both"
+    assert "Generator: attention" in page
+    assert 'width="600" height="700" alt="Generator: attention"' in page, "small letters are not made smaller"
     assert "http://" not in page
     assert "https://" not in page
     assert "in use" in told("compare", "runs/one", "runs/two", "out=pages/both.html", code=2)

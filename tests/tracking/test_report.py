@@ -157,6 +157,18 @@ def test_the_report_of_a_single_stage(tmp_path: Path) -> None:
     assert len([svg for svg in page.all("svg") if svg.get("class") == "chart"]) == 6
 
 
+def test_a_generator_s_attention_is_shown_as_it_was_last_and_as_large_as_it_is(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path / "generator-1", "generator", 600)
+    assert "Where the generator looked" not in Page(write_report(stage)).text
+    for step in (200, 600):
+        save_png(torch.full((3, 1200, 900), step / 1000), stage / "samples" / f"attention-{step:06d}.png")
+    page = Page(write_report(stage))
+    assert "Where the generator looked at the last validation" in page.text
+    (picture,) = [img for img in page.all("img") if img["alt"].startswith("Where the generator looks")]
+    newest = stage / "samples" / "attention-000600.png"
+    assert base64.b64decode(picture["src"].partition(",")[2]) == newest.read_bytes()
+
+
 def test_the_codebook_is_shown_as_it_was_last(tmp_path: Path) -> None:
     stage = make_stage(tmp_path / "tokenizer-1", "tokenizer", 600)
     before = Page(write_report(stage))

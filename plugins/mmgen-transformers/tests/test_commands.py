@@ -59,4 +59,7 @@ def test_it_is_trained_from_weights_and_draws_without_them(language_model, tmp_p
     capsys.readouterr()
     assert cli.main(["train", "task=generator", *options, *data, text, *steps[:-1], "run.name=no"]) == 2
     assert "weights=lm is no folder here" in capsys.readouterr().err
+    attention = ["generator=hf_causal", *data, text, *steps[:-1], "run.name=no", "tracking.attention=true"]
+    assert cli.main(["train", "task=generator", *attention]) == 2
+    assert "HfCausal cannot show its attention" in capsys.readouterr().err
     assert not Path("runs/no/checkpoints").exists(), "told before anything is trained"
