@@ -28,10 +28,9 @@ from mmgen.files import read_json
 from mmgen.loading import PARTS, load_part
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.runs.origin import in_tracker, keep
+from mmgen.runs.origin import keep
 from mmgen.text_to_image import TextToImage, open_trio
-from mmgen.tracking.artifacts import dataset_artifact, used_part
-from mmgen.tracking.judged import JOB, log_evaluation
+from mmgen.tracking.judged import JOB, log_evaluation, settings_of
 from mmgen.tracking.report import summary, write_report
 
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
@@ -147,11 +146,8 @@ def _show(
     """The evaluation in wandb, beside the stages' runs."""
     tracking, name = config["tracking"], config["run"]["name"]
     names = {"project": tracking["project"], "group": tracking["group"] or name, "name": f"{name}-{JOB}"}
-    told = {key: config[key] for key in ("seed", "sampler", "evaluator", "drawing")}
-    data = [dataset_artifact(made["data"])] if made else []
-    used = [artifact for part in (*parts.values(), *beside.values()) if (artifact := used_part(part))]
-    told = {"kind": JOB, **told, **in_tracker(made)}
-    log_evaluation(directory.path, names, tracking["mode"], told, [*data, *used])
+    settings = settings_of(names, config, made, (*parts.values(), *beside.values()))
+    log_evaluation(directory.path, settings, tracking["mode"])
 
 
 @contextmanager
