@@ -9,8 +9,6 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from rich.console import Console
-
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluate import failures, needs_of
@@ -26,6 +24,7 @@ from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json
 from mmgen.loading import PARTS, load_part
+from mmgen.progress import printed
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
 from mmgen.runs.origin import keep
@@ -40,7 +39,6 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Every stage that is not finished, then the evaluation, then the report; prints where to look."""
     ranks = meet(config)
     path = Path(config["run"]["dir"]) / config["run"]["name"]
-    console = Console(stderr=True)
     began = time.monotonic()
     stages, others = _stages(config), _rivals(config)
     pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
@@ -76,7 +74,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
             directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
-    console.print(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
+    printed(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return failures(path)
