@@ -1,6 +1,7 @@
 """Checks, each in a virtual environment of its own: `pip install nox && nox -s tests`.
 
-Everything runs on the CPU. torch comes from the range in pyproject, whatever index pip is set to.
+Everything runs on the CPU. torch comes from the range in pyproject, whatever index pip is set to. It and all else that
+mmgen and its plugins require is installed once, in .nox/required, which the sessions see that call `see_required`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.default_venv_backend = "virtualenv"  # uv resolves torch otherwise than pip does, to a build of 5 GB
 nox.options.reuse_existing_virtualenvs = True
@@ -21,19 +23,59 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 DEV = PROJECT["project"]["optional-dependencies"]["dev"]
 REFERENCES = PROJECT["dependency-groups"]["references"]
 DOCS = PROJECT["dependency-groups"]["docs"]
-ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
+OURS = [PROJECT, *(nox.project.load_toml(plugin / "pyproject.toml") for plugin in PLUGINS)]
+THEIRS = [wanted for one in OURS for wanted in one["project"]["dependencies"] if not wanted.startswith("mmgen-")]
+PINNED = [wanted for wanted in REFERENCES if Requirement(wanted).name in {Requirement(one).name for one in THEIRS}]
+REQUIRED = [*PROJECT["build-system"]["requires"], *THEIRS, *PINNED]
+# Bytecode is written where a module is imported, and most of torch never is; so it has to be written then, whatever the
+# shell says: tests start hundreds of processes, each of which would compile torch and Lightning anew.
+QUICKLY = ("--no-compile", "--no-build-isolation")
+ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline", "PYTHONDONTWRITEBYTECODE": ""}
 
 
-def install(session: nox.Session, *more: str) -> None:
-    """mmgen and every plugin of the repository, editable."""
+def see_required(session: nox.Session) -> None:
+    """Lays the session's environment over .nox/required, where everything lies that mmgen and its plugins require."""
+    required = HERE / ".nox" / "required"
+    python = str(required / "bin" / "python")
+    if not Path(python).exists():
+        session.run("python", "-m", "venv", "--without-pip", str(required), silent=True)
+    session.run(*pip(python), "--no-compile", *REQUIRED)
+    lay(session, str(session.virtualenv.bin) + "/python", python)
+
+
+def pip(python: str) -> tuple[str, ...]:
+    """`pip install` for another environment than the session's, which needs no pip of its own."""
+    return "python", "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"
+
+
+def lay(session: nox.Session, upper: str, lower: str) -> None:
+    """Lets one Python see the packages of another, behind its own."""
+    below = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    own, packages = (
+        str(session.run(python, "-c", below, external=True, silent=True)).strip() for python in (upper, lower)
+    )
+    Path(own, "below.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+
+
+def over(session: nox.Session, path: Path) -> str:
+    """A new environment in which the session's packages are seen; gives its Python."""
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(path), silent=True)
+    python = str(path / "bin" / "python")
+    lay(session, python, "python")
+    return python
+
+
+def install(session: nox.Session) -> None:
+    """mmgen and every plugin of the repository, editable; what they require lies there already."""
     editable = [part for plugin in PLUGINS for part in ("-e", str(plugin))]
-    session.install("-e", ".[dev]", *editable, *more)
-    session.install("--no-deps", *REFERENCES)
+    session.install(*QUICKLY, "-e", ".[dev]", *editable)
+    session.install("--no-compile", "--no-deps", *REFERENCES)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything but what takes minutes, by two processes; a file's tests, which share fixtures, stay together."""
+    see_required(session)
     install(session)
     parallel = ("-n", "2", "--dist", "loadfile")
     session.run("pytest", *parallel, *(session.posargs or TESTS), env={**ENV, "OMP_NUM_THREADS": "1"})
@@ -42,6 +84,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """What takes minutes: trainings, kills, resumes."""
+    see_required(session)
     install(session)
     session.run("pytest", "-m", "slow", *(session.posargs or TESTS), env=ENV)
 
@@ -56,9 +99,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types, against the real torch, Lightning and Hydra. What only plugins need is not looked at."""
-    session.install("-e", ".[dev]")
-    session.install("--no-deps", *REFERENCES)
+    """Types, against the real torch, Lightning and Hydra. Plugins are not looked at."""
+    see_required(session)
+    session.install(*QUICKLY, "-e", ".[dev]")
+    session.install("--no-compile", "--no-deps", *REFERENCES)
     session.run("mypy")
 
 
@@ -81,11 +125,10 @@ def plugins(session: nox.Session) -> None:
     for plugin in chosen:
         python = over(session, Path(session.create_tmp()).resolve() / plugin.name)
         shutil.rmtree(plugin / "build", ignore_errors=True)
-        pip = ("python", "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check")
-        session.run(*pip, str(plugin))
+        session.run(*pip(python), str(plugin))
         compared = {"mmgen-imagenet": "efficientnet", "mmgen-openclip": ("open_clip", "regex")}.get(plugin.name, ())
         if named := [wanted for wanted in REFERENCES if compared and wanted.startswith(compared)]:
-            session.run(*pip, "--no-deps", *named)  # what its tests compare with
+            session.run(*pip(python), "--no-deps", *named)  # what its tests compare with
         listed = str(session.run(python, "-m", "mmgen.cli", "plugins", "list", external=True, silent=True))
         if found := [other.name for other in PLUGINS if other != plugin and f" {other.name} " in listed]:
             session.error(f"{plugin.name} is not alone, beside it lie {found}")
@@ -93,33 +136,24 @@ def plugins(session: nox.Session) -> None:
         session.run(python, "-m", "pytest", str(plugin / "tests"), external=True, env=ENV)
 
 
-def over(session: nox.Session, path: Path) -> str:
-    """A new environment in which the session's packages are seen; gives its Python."""
-    session.run("python", "-m", "venv", "--clear", "--without-pip", str(path), silent=True)
-    below = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    packages = str(session.run("python", "-c", below, silent=True)).strip()
-    own = str(session.run(str(path / "bin" / "python"), "-c", below, external=True, silent=True)).strip()
-    Path(own, "below.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
-    return str(path / "bin" / "python")
-
-
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """A wheel and an editable install, each in a new virtual environment, with a plugin."""
-    session.install("build", "virtualenv")
+    """Wheels and editable installs, each in a new virtual environment that has nothing of ours but them."""
+    see_required(session)
+    session.install("build")
     built = Path(session.create_tmp()).resolve()
+    shutil.rmtree(built)  # wheels of an earlier build, of a plugin that may be gone
     for source in (HERE, *PLUGINS):
         shutil.rmtree(source / "build", ignore_errors=True)  # setuptools would pack what an earlier build left there
-        session.run("python", "-m", "build", "--wheel", "--outdir", str(built), str(source), silent=True)
+        build = ("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(built))
+        session.run(*build, str(source), silent=True)
     wheels = [str(path) for path in built.glob("*.whl")]
     editable = [part for source in (HERE, *PLUGINS) for part in ("-e", str(source))]
     for name, wanted in (("wheel", wheels), ("editable", editable)):
-        environment = built / name
-        session.run("virtualenv", "--clear", str(environment), silent=True)
-        binaries = environment / "bin"
-        session.run(str(binaries / "python"), "-m", "pip", "install", "--quiet", *wanted, external=True)
+        python = over(session, built / name)
+        session.run(*pip(python), *QUICKLY, *wanted)
         with session.chdir(built):  # not the checkout, where mmgen would be found without being installed
-            check_installed(session, binaries)
+            check_installed(session, Path(python).parent)
 
 
 def check_installed(session: nox.Session, binaries: Path) -> None:
@@ -139,7 +173,7 @@ def check_installed(session: nox.Session, binaries: Path) -> None:
     for plugin in PLUGINS:
         if plugin.name not in listed:
             session.error(f"{plugin.name} is installed and not listed:\n{listed}")
-    session.run(str(binaries / "python"), "-m", "pip", "check", external=True)
+    session.run("python", "-m", "pip", "--python", str(binaries / "python"), "check")
 
 
 @nox.session
@@ -154,6 +188,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """The report in a real browser; fails where there is no Chromium (Debian: apt-get install chromium)."""
+    see_required(session)
     install(session)
     session.run("pytest", "-m", "browser", "tests/browser", env=ENV)
 
@@ -161,6 +196,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def gpu(session: nox.Session) -> None:
     """What needs a GPU; fails where there is none, or where torch was built without it (set pip's index for one)."""
+    session.install(*REQUIRED)  # a torch of its own, as the index has it that is set now
     install(session)
     session.run("python", "-c", "import torch; assert torch.cuda.is_available(), f'{torch.__version__} finds no GPU'")
     session.run("pytest", "-m", "gpu", *(session.posargs or TESTS), env={"WANDB_MODE": "offline"})
@@ -169,6 +205,7 @@ def gpu(session: nox.Session) -> None:
 @nox.session
 def hydra14(session: nox.Session) -> None:
     """Registry, command and configs on the newest pre-release of Hydra 1.4."""
+    see_required(session)
     install(session)
     session.install("--pre", "--upgrade", "hydra-core>=1.4.0rc1,<1.5")
     session.run("python", "-c", "import hydra; print(hydra.__version__); assert hydra.__version__ >= '1.4'")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmgen.errors import ConfigError, Interrupted, MmgenError, quoted
+from mmgen.progress import UNREAD, unread
 
 COMMANDS = (
     "run", "train", "sample", "redraw", "caption", "classify", "evaluate", "export", "import", "data", "plan",
@@ -69,10 +70,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `mmgen --help | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich ends so
+            return UNREAD
+        raise
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and unread():
+            return UNREAD
         from mmgen.commands.launch import unexpected
 
         print(unexpected(error), file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import threading
 import time
@@ -9,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+UNREAD = 141  # the exit code where the reader of the output has gone: 128 + SIGPIPE, as other commands end
 _INTERVAL = 10.0  # seconds between plain lines
 _mute = False
 _shown: list[Any] = []  # the rich Progress on the terminal, if there is one: a terminal has room for one
@@ -141,6 +144,23 @@ def printed(line: str) -> None:
             _shown[0].console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def unread() -> bool:
+    """Whether the reader of standard output or standard error has gone, as `head -1` goes after a line. What is written
+    there from now on goes nowhere, and is no error."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # no file is behind it
+            number = stream.fileno()
+            asked = select.poll()
+            asked.register(number, 0)
+            if any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+                os.close(null)
+                gone = True
+    return gone
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ import pytest
 from mmgen import cli
 from mmgen.commands import launch
 from mmgen.errors import CheckpointError, ConfigError, Interrupted
+from tests.pipes import unread
 
 Install = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -338,6 +339,41 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path):
     script = f"{sys.executable} -m mmgen.cli train --help | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == ""
+
+
+def speaks(config: dict[str, Any]) -> None:
+    run = Path(config["run"]["dir"], config["run"]["name"])
+    run.mkdir(parents=True)
+    print("the first line")
+    (run / "spoken").touch()
+
+
+def test_a_command_whose_reader_has_gone_ends_as_others_do(
+    calls: Calls, toys: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    calls.answer = speaks
+    with unread():
+        assert cli.main(["train", *CHOICES, "run.name=mine"]) == 141
+    assert list((tmp_path / "runs" / "mine").iterdir()) == [], "no error.log"
+    assert capfd.readouterr().err == ""
+
+
+def test_the_jobs_of_a_sweep_whose_reader_has_gone_all_run(
+    calls: Calls, toys: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    calls.answer = speaks
+    with unread():
+        assert cli.main(["train", "-m", *CHOICES, "seed=1,2,3"]) == 0
+    assert len(calls) == 3
+    assert len(list(tmp_path.rglob("spoken"))) == 2, "the first one spoke to nobody, the others to no end"
+    assert not list(tmp_path.rglob("error.log"))
+    assert capfd.readouterr().err == ""
+
+
+def test_another_pipe_that_broke_is_told(calls: Calls, toys: Path, capsys: pytest.CaptureFixture[str]):
+    calls.answer = BrokenPipeError("a worker's")
+    assert cli.main(["train", *CHOICES]) == 1
+    assert "BrokenPipeError: a worker's" in capsys.readouterr().err
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------

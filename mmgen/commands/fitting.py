@@ -4,7 +4,6 @@ all alike, by several, of which rank 0 keeps the books."""
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
 from mmgen.commands.schema import TRAINER_OWN
 from mmgen.errors import Interrupted, MmgenError
-from mmgen.progress import Bar
+from mmgen.progress import Bar, printed
 from mmgen.ranks import current
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
@@ -71,7 +70,7 @@ class Fit:
                 self.directory.checkpoints,
                 self.checkpoint_every,
                 saved=lambda step: status("running", step),
-                failed=lambda error: print(error.render(), file=sys.stderr) if current().first else None,
+                failed=lambda error: printed(error.render()) if current().first else None,
             )
             trainer = self._make([stop, ShowProgress(bar), MeasureSpeed(), save, *more], logger)
             try:
@@ -98,7 +97,7 @@ class Fit:
         """The checkpoint to go on from, with its step; the books are brought to where it was."""
         checkpoint, problems = newest_valid(self.directory.checkpoints)
         for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
+            printed(f"warning: {problem}")
         start = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         MetricsFile(self.directory.metrics_file).drop_after(start - 1)  # a row's step counts from 0
         return checkpoint, start

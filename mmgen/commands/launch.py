@@ -28,6 +28,7 @@ from mmgen.commands.mistakes import translate
 from mmgen.commands.overrides import swept
 from mmgen.commands.places import places
 from mmgen.errors import MmgenError
+from mmgen.progress import UNREAD, unread
 
 TRAINING = ("run", "train")  # the commands that may take several processes
 
@@ -143,7 +144,8 @@ def _sweep_job(command: str, positionals: list[str], keys: set[str]) -> Callable
             print(error.render(), file=sys.stderr)
             raise JobFailed(error.code) from None
         except Exception as error:
-            told(error, config)
+            if told(error, config) == UNREAD:
+                return 0  # the job is no worse for it, and the next ones are to run
             raise JobFailed(type(error).__name__) from None
         if code:
             raise JobFailed(str(code))
@@ -171,6 +173,8 @@ def told(error: Exception, config: dict[str, Any]) -> int:
 
     An error with an attribute `signal` says that a signal ended it, after whatever was to be saved was saved.
     """
+    if isinstance(error, BrokenPipeError) and unread():
+        return UNREAD
     if getattr(error, "elsewhere", False):  # another process of a training tells it
         return 1
     number = getattr(error, "signal", None)

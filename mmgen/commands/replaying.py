@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmgen.commands.actions import only
 from mmgen.errors import MmgenError
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.listing import Run, Stage, open_run
+from mmgen.runs.listing import Run, open_run
+from mmgen.tracking.judged import JOB
 from mmgen.tracking.replay import replay_evaluation, replay_stage
 
 
@@ -16,21 +17,21 @@ def replay(words: list[str]) -> int:
     for run in [open_run(word) for word in words]:
         with RunDirectory(run.path).lock():
             for stage in run.stages:
-                found = replay_stage(stage.path, _defaults(run, stage))
+                found = replay_stage(stage.path, _defaults(run, stage.name))
                 print(f"{stage.path}: {found.told()}")
                 failed = failed or not found.whole
-            if told := replay_evaluation(run.path):
+            if told := replay_evaluation(run.path, _defaults(run, JOB), [stage.path for stage in run.stages]):
                 print(f"{run.path}: {told}")
     return MmgenError.exit_code if failed else 0
 
 
-def _defaults(run: Run, stage: Stage) -> dict[str, str]:
-    """How the stage is called on wandb, where that was not recorded."""
+def _defaults(run: Run, job: str) -> dict[str, str]:
+    """How a stage or the evaluation is called on wandb, where that was not recorded."""
     return {
         "project": str(_tracking(run).get("project") or "mmgen"),
         "group": str(_tracking(run).get("group") or run.name),
-        "job_type": stage.name,
-        "name": f"{run.name}-{stage.name}",
+        "job_type": job,
+        "name": f"{run.name}-{job}",
     }
 
 

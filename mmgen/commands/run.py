@@ -9,8 +9,6 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from rich.console import Console
-
 from mmgen import registry
 from mmgen.checkpoint.parts import Part
 from mmgen.commands.evaluate import failures, needs_of
@@ -26,12 +24,12 @@ from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json
 from mmgen.loading import PARTS, load_part
+from mmgen.progress import printed
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
-from mmgen.runs.origin import in_tracker, keep
+from mmgen.runs.origin import keep
 from mmgen.text_to_image import TextToImage, open_trio
-from mmgen.tracking.artifacts import dataset_artifact, used_part
-from mmgen.tracking.judged import JOB, log_evaluation
+from mmgen.tracking.judged import JOB, log_evaluation, settings_of
 from mmgen.tracking.report import summary, write_report
 
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
@@ -41,7 +39,6 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Every stage that is not finished, then the evaluation, then the report; prints where to look."""
     ranks = meet(config)
     path = Path(config["run"]["dir"]) / config["run"]["name"]
-    console = Console(stderr=True)
     began = time.monotonic()
     stages, others = _stages(config), _rivals(config)
     pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
@@ -77,7 +74,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             report = write_report(path)
             seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
             directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
-    console.print(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
+    printed(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return failures(path)
@@ -147,11 +144,8 @@ def _show(
     """The evaluation in wandb, beside the stages' runs."""
     tracking, name = config["tracking"], config["run"]["name"]
     names = {"project": tracking["project"], "group": tracking["group"] or name, "name": f"{name}-{JOB}"}
-    told = {key: config[key] for key in ("seed", "sampler", "evaluator", "drawing")}
-    data = [dataset_artifact(made["data"])] if made else []
-    used = [artifact for part in (*parts.values(), *beside.values()) if (artifact := used_part(part))]
-    told = {"kind": JOB, **told, **in_tracker(made)}
-    log_evaluation(directory.path, names, tracking["mode"], told, [*data, *used])
+    settings = settings_of(names, config, made, (*parts.values(), *beside.values()))
+    log_evaluation(directory.path, settings, tracking["mode"])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.devices import device_of
 from mmgen.errors import CheckpointError
 from mmgen.loading import load_part
-from mmgen.progress import Bar
+from mmgen.progress import Bar, printed
 from mmgen.protocols import TokenDataset
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
@@ -233,7 +232,7 @@ class _Training:
             noise=self._noise(),
         )
         if data.left_out and current().first:
-            print(f"{data.left_out} training pictures left out: more than twice as long as wide", file=sys.stderr)
+            printed(f"{data.left_out} training pictures left out: more than twice as long as wide")
         return data
 
     def _noise(self) -> CaptionNoise | None:
@@ -261,7 +260,7 @@ class _Training:
             return []
         return [
             ShowReconstructions(self.pictures.batch(data.val_positions[:SHOWN])),
-            WatchCodebook(lambda text: print(f"warning: {text}", file=sys.stderr) if current().first else None),
+            WatchCodebook(lambda text: printed(f"warning: {text}") if current().first else None),
         ]
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from mmgen.devices import device_of
 from mmgen.errors import CheckpointError, ConfigError, DataError, RunLockedError, quoted
 from mmgen.files import size
 from mmgen.loading import load_part, part_of
-from mmgen.progress import Bar
+from mmgen.progress import Bar, printed
 from mmgen.protocols import Dataset, TokenDataset
 
 
@@ -127,7 +126,7 @@ class Tokenizing:
                 raise damaged(path, "it is another part of the dataset")
             check_content(path, shard.tokens)
         except DataError as error:
-            print(f"warning: {error.what}; it is made anew", file=sys.stderr)
+            printed(f"warning: {error.what}; it is made anew")
             return False
         return True
 
@@ -211,7 +210,7 @@ def _tell(directory: Path, index: Index, tokenizer_from: str) -> None:
     samples = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     left_out = sum(index.recipe["splits"].values()) - sum(counts.values())
     if left_out:
-        print(f"{left_out} training pictures left out: more than twice as long as wide", file=sys.stderr)
+        printed(f"{left_out} training pictures left out: more than twice as long as wide")
     variants = f", {index.recipe['variants']} variants of each" if index.recipe["variants"] > 1 else ""
     print(f"tokens: {directory} ({samples}{variants}; {len(index.shards)} shards, {size(written)})")
     train = f"mmgen train task=generator dataset=tokens dataset.path={directory} tokenizer_from={tokenizer_from}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mmgen.checkpoint.parts import Part, check_requires
 from mmgen.commands.lineage import write_lineage
 from mmgen.commands.made_by import made_by
@@ -16,6 +14,7 @@ from mmgen.commands.starting import locked, meet
 from mmgen.data.module import Samples
 from mmgen.errors import ConfigError
 from mmgen.loading import part_of, read_parts
+from mmgen.progress import printed
 from mmgen.runs.directory import finished_runs
 from mmgen.tracking.report import write_report
 
@@ -39,7 +38,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     requires |= {"init_from": init_from.fingerprint} if init_from else {}
     stage.origin = made_by("train", config, pictures, requires)
     if tokenizer is not None and ranks.first:
-        Console(stderr=True).print(f"image tokenizer: {tokenizer.fingerprint[:12]}")
+        printed(f"image tokenizer: {tokenizer.fingerprint[:12]}")
     with locked(path) as directory:
         ranks.agree(lambda: check_new(directory, config["resume"]))
         part = train_stage(stage, path, pictures, tokenizer, init_from)

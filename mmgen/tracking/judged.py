@@ -6,17 +6,21 @@ any time: `mmgen runs replay` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmgen.errors import MmgenError
 from mmgen.files import read_json
-from mmgen.tracking.artifacts import Artifact, artifact_name
+from mmgen.runs.origin import in_tracker
+from mmgen.tracking.artifacts import Artifact, artifact_name, dataset_artifact, used_part
 from mmgen.tracking.redaction import redacted
 from mmgen.tracking.run_files import finite, items, list_of, part_of
 from mmgen.tracking.wandb_mirror import WandbMirror, allowed_mode
+
+if TYPE_CHECKING:
+    from mmgen.checkpoint.parts import Part
 
 COLUMNS = ("caption", "drawing", "score", "rank", "seed", "number", "split", "id", "true picture")
 PICTURES = {
@@ -27,39 +31,47 @@ PICTURES = {
 MOST_ROWS = 1000  # of the table
 LIMIT = 50_000_000  # bytes of an evaluation.json
 JOB = "evaluation"
+TOLD = ("seed", "sampler", "evaluator", "drawing")  # of the run's config: what its figures depend on
 SECONDS = 60.0  # that the end of a run may wait for wandb; it starts, and has all pictures to repeat, only then
 
 
+def settings_of(
+    names: Mapping[str, str], config: Mapping[str, Any], made: Mapping[str, Any] | None, parts: Iterable[Part]
+) -> dict[str, Any]:
+    """What wandb's run of an evaluation is started with.
+
+    Args:
+        names: `project`, `group` and `name`.
+        config: the run's. Secrets in it are not passed on.
+        made: the run's origin, where it has one.
+        parts: what was judged.
+    """
+    told = {"kind": JOB, **{key: config[key] for key in TOLD if key in config}, **in_tracker(made)}
+    inputs = [dataset_artifact(made["data"])] if made else []
+    inputs += [used for part in parts if (used := used_part(part))]
+    return {**names, "job_type": JOB, "config": redacted(told), "inputs": [one.told() for one in inputs]}
+
+
 def log_evaluation(
-    directory: Path,
-    names: Mapping[str, str],
-    mode: str,
-    config: Mapping[str, Any],
-    inputs: Sequence[Artifact],
-    *,
-    finish_seconds: float | None = None,
+    directory: Path, settings: Mapping[str, Any], mode: str, finish_seconds: float | None = None
 ) -> None:
-    """Shows a judged run in wandb; whatever goes wrong there is one warning.
+    """Shows a judged run in wandb, unless the environment forbids it; whatever goes wrong there is one warning.
 
     Args:
         directory: the run's; evaluation.json lies in it.
-        names: `project`, `group` and `name`.
+        settings: as `settings_of` gives them.
         mode: offline, online or disabled, which the environment may lower.
-        config: what to tell of how it was judged. Secrets in it are not passed on.
-        inputs: the data and the parts.
         finish_seconds: how long to wait for wandb; see `WandbMirror`.
     """
     mode = allowed_mode(mode)
-    if mode == "disabled":
-        return
-    settings = {**names, "job_type": JOB, "config": redacted(config), "inputs": [one.told() for one in inputs]}
-    show_evaluation(directory, settings, mode, finish_seconds)
+    if mode != "disabled":
+        show_evaluation(directory, settings, mode, finish_seconds)
 
 
 def show_evaluation(
     directory: Path, settings: Mapping[str, Any], mode: str, finish_seconds: float | None = None
 ) -> None:
-    """The same with the settings that a mirror keeps."""
+    """The same in this very mode."""
     try:
         found = read_json(directory / "evaluation.json", trusted=True, limit=LIMIT)
     except MmgenError:

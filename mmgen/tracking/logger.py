@@ -20,7 +20,7 @@ from mmgen.images import save_png
 from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking.artifacts import Artifact, part_artifact
 from mmgen.tracking.redaction import redacted
-from mmgen.tracking.wandb_mirror import MODES, WandbMirror, allowed_mode, picture
+from mmgen.tracking.wandb_mirror import MODES, WandbMirror, allowed_mode, earlier_pictures
 
 _NOT_FOR_FILES = re.compile(r"[^A-Za-z0-9._+-]+")
 
@@ -160,10 +160,3 @@ class RunLogger(Logger):
     def _earlier_pictures(self) -> list[dict[str, Any]]:
         """What an earlier attempt logged up to where this one resumes; later pictures will be drawn again."""
         return earlier_pictures(self._samples, max((int(row["step"]) for row in self._metrics.rows()), default=-1))
-
-
-def earlier_pictures(samples: Path, last: float) -> list[dict[str, Any]]:
-    """The pictures that were logged up to a step, as the follower reads them."""
-    found = [(path, re.fullmatch(r"(.+)-(\d{6,})", path.stem)) for path in sorted(samples.glob("*.png"))]
-    steps = [(match[1], path, int(match[2])) for path, match in found if match]
-    return [picture(name, path, step) for name, path, step in steps if step <= last]

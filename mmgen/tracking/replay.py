@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmgen.checkpoint.parts import read_part
 from mmgen.errors import MmgenError
 from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
-from mmgen.runs.origin import in_tracker, read_origin
+from mmgen.runs.origin import config_of, in_tracker, read_origin
 from mmgen.tracking.artifacts import part_artifact
-from mmgen.tracking.judged import JOB, show_evaluation
-from mmgen.tracking.logger import earlier_pictures
+from mmgen.tracking.judged import JOB, settings_of, show_evaluation
 from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_folder import WandbRun, find_log, read_wandb
-from mmgen.tracking.wandb_mirror import SETTINGS, WandbMirror
+from mmgen.tracking.wandb_mirror import SETTINGS, WandbMirror, earlier_pictures
+
+if TYPE_CHECKING:
+    from mmgen.checkpoint.parts import Part
 
 SECONDS = 600.0  # that the replay of one stage may take
 
@@ -79,17 +80,20 @@ def replay_stage(directory: Path, names: Mapping[str, str]) -> Replayed:
     return Replayed(len(rows), before, _there(rows, fresh[-1]), fresh[-1].file.parent)
 
 
-def replay_evaluation(directory: Path) -> str | None:
-    """Shows a judged run in wandb again, if its log there was cut off; what became of it, or None where it was not
-    tracked.
+def replay_evaluation(directory: Path, names: Mapping[str, str], stages: Sequence[Path]) -> str | None:
+    """Shows a judged run in wandb again, if its log there was cut off or never begun; what became of it, or None where
+    nothing was judged to the end.
+
+    Args:
+        directory: the run's; its lock is held by the caller.
+        names: `project`, `group` and `name`, where wandb was never told.
+        stages: the directories of the parts that were judged.
 
     Raises:
-        CheckpointError: wandb cannot read its log.
+        CheckpointError: wandb cannot read its log, or a part is damaged.
     """
-    if not (directory / "wandb" / SETTINGS).is_file() or not (directory / "evaluation.json").is_file():
-        return None
-    settings = read_json(directory / "wandb" / SETTINGS, trusted=True)
-    if not isinstance(settings, dict) or settings.get("job_type") != JOB:
+    settings = _told_of_evaluation(directory, names, stages) if (directory / "evaluation.json").is_file() else None
+    if settings is None:
         return None
     known = _logs(directory)
     if any(log.ended for log in known):
@@ -99,6 +103,25 @@ def replay_evaluation(directory: Path) -> str | None:
     if not fresh:
         raise MmgenError("the evaluation could not be replayed, see follower.log", where=str(directory / "wandb"))
     return f"the evaluation was written anew: wandb sync {fresh[-1].file.parent}"
+
+
+def _told_of_evaluation(directory: Path, names: Mapping[str, str], stages: Sequence[Path]) -> dict[str, Any] | None:
+    """What wandb's run of the evaluation was started with; where a run was killed before that, what it would have
+    been. None for a run without one."""
+    file = directory / "wandb" / SETTINGS
+    if file.is_file():
+        found = read_json(file, trusted=True)
+        return found if isinstance(found, dict) and found.get("job_type") == JOB else None
+    try:
+        if "samples" not in read_json(directory / "lineage.json", trusted=True):
+            return None  # a training alone
+    except MmgenError:
+        return None  # it was not judged to the end, and the same command does that
+    made = None
+    with suppress(MmgenError):  # of a run made before there was one
+        made = read_origin(directory)
+    parts = [part for stage in stages if (part := _part(stage))]
+    return settings_of(names, config_of(directory), made, parts)
 
 
 def _there(rows: Sequence[Mapping[str, Any]], log: WandbRun) -> int:
@@ -128,6 +151,14 @@ def _settings(directory: Path, names: Mapping[str, str]) -> dict[str, Any]:
 
 def _log_part(mirror: WandbMirror, directory: Path, settings: Mapping[str, Any]) -> None:
     """The part, if the stage was finished, as its training would have logged it."""
-    if (directory / "model" / "manifest.json").is_file():
-        part = read_part(directory / "model", trusted=True)
+    if part := _part(directory):
         mirror.artifact(part_artifact(part, directory / "model", settings["group"]).told())
+
+
+def _part(directory: Path) -> Part | None:
+    """The part of a stage, if it was finished."""
+    if not (directory / "model" / "manifest.json").is_file():
+        return None
+    from mmgen.checkpoint.parts import read_part  # torch, which nothing else here needs
+
+    return read_part(directory / "model", trusted=True)

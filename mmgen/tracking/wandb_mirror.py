@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import select
 import subprocess
@@ -270,3 +271,10 @@ class WandbMirror:
 def picture(name: str, path: Path, step: int) -> dict[str, Any]:
     """A picture as the follower reads it."""
     return {"name": f"samples/{name}", "path": str(path.resolve()), "step": step}
+
+
+def earlier_pictures(samples: Path, last: float) -> list[dict[str, Any]]:
+    """The pictures that were logged up to a step, as the follower reads them."""
+    found = [(path, re.fullmatch(r"(.+)-(\d{6,})", path.stem)) for path in sorted(samples.glob("*.png"))]
+    steps = [(match[1], path, int(match[2])) for path, match in found if match]
+    return [picture(name, path, step) for name, path, step in steps if step <= last]

@@ -57,11 +57,11 @@ def test_what_should_be_reached_is_told_first_and_whether_it_is(run):
     assert [number.get("wanted") for number in numbers if number["name"].endswith("to_caption_r1")] == [1.01]
 
 
-def test_a_run_with_a_rival_goes_on_with_all_that_is_finished(run):
+def test_a_run_with_a_rival_goes_on_with_all_that_is_finished(run, monkeypatch):
     before = files(run / "runs/both", ["model/*"])
     assert len(before) > 12
-    result = mmgen("run", *RUN, *RIVAL, QUIET, cwd=run)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(run)
+    assert cli.main(["run", *RUN, *RIVAL, QUIET]) == 0
     assert files(run / "runs/both", ["model/*"]) == before
 
 

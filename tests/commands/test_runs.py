@@ -281,11 +281,16 @@ def test_an_evaluation_that_wandb_lost_is_replayed(told: Told):
 
     run = make("one")
     shutil.rmtree(run.path / "generator")
-    assert "evaluation" not in told("replay", "runs/one"), "it was not tracked"
-    (run.path / "wandb").mkdir(exist_ok=True)
+    assert "evaluation" not in told("replay", "runs/one"), "without a lineage it was not judged to the end"
+    write_json(run.path / "lineage.json", {"samples": {"path": "evaluation.json", "requires": {}}})
+    assert "runs/one: the evaluation was written anew: wandb sync " in told("replay", "runs/one"), "killed before wandb"
+    settings = json.loads((run.path / "wandb" / "settings.json").read_text())
     names = {"project": "mmgen", "group": "one", "name": "one-evaluation", "job_type": "evaluation"}
+    assert settings.items() >= names.items()
+    shutil.rmtree(run.path / "wandb")
+    (run.path / "wandb").mkdir()
     write_json(run.path / "wandb" / "settings.json", {**names, "config": {"kind": "evaluation"}, "inputs": []})
-    assert "runs/one: the evaluation was written anew: wandb sync " in told("replay", "runs/one")
+    assert "runs/one: the evaluation was written anew: wandb sync " in told("replay", "runs/one"), "killed meanwhile"
     (folder,) = (run.path / "wandb").glob("offline-run-*")
     log = find_log(folder)
     assert log is not None

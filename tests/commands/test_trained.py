@@ -12,6 +12,7 @@ from PIL import Image
 
 import mmgen as package
 from mmgen.images import decode
+from tests.pipes import unread
 from tests.tiny import QUIET, RUN, mmgen, start
 
 
@@ -23,6 +24,18 @@ def numbered(directory: Path) -> dict[int, tuple[str, torch.Tensor]]:
             facts = dict(image.text)
         found[int(facts["number"])] = (facts["caption"], decode(file))
     return found
+
+
+def test_a_run_that_nobody_reads_does_everything(work, call):
+    """As in `mmgen run … 2>&1 | head -1`, at the earliest possible time."""
+    run = work / "runs/tiny"
+    (run / "report.html").unlink()
+    with unread(errors=True):
+        code, _, _ = call("run", "run.name=tiny", *RUN, QUIET)
+    assert code == 141
+    assert (run / "report.html").is_file()
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert not (run / "error.log").exists()
 
 
 def test_sample_draws_ranks_and_keeps(work):

@@ -18,7 +18,7 @@ from mmgen.checkpoint.parts import Part
 from mmgen.runs.metrics import MetricsFile
 from mmgen.tracking import wandb_mirror
 from mmgen.tracking.artifacts import dataset_artifact, used_part
-from mmgen.tracking.judged import COLUMNS, log_evaluation
+from mmgen.tracking.judged import COLUMNS, log_evaluation, settings_of
 from tests.tracking.conftest import Start, a_part
 from tests.tracking.fake_run import make_run
 from tests.tracking.wandb_files import offline_runs
@@ -139,9 +139,10 @@ def test_what_made_what_is_linked(
     drawer = a_part("generator", "77aa", tokenizer="3fa9")
     second, generator = train(tmp_path / "generator", start, drawer, mode, tokenizer)
     make_run(tmp_path, steps={})
-    inputs = [dataset_artifact(DATA), *(used for part in (tokenizer, generator) if (used := used_part(part)))]
     names = {"project": "mmgen", "group": "animals", "name": "fox-evaluation"}
-    log_evaluation(tmp_path, names, mode, {"drawing": {"seed": 5}}, inputs, finish_seconds=120)
+    made = {"data": DATA, "sessions": [{"code": {}}]}
+    settings = settings_of(names, {"drawing": {"seed": 5}}, made, (tokenizer, generator))
+    log_evaluation(tmp_path, settings, mode, finish_seconds=120)
     third = (tmp_path / "wandb" / "run-id").read_text()
     if mode == "offline":
         assert not server.runs
