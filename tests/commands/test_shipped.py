@@ -16,7 +16,8 @@ from mmgen.loading import read_parts, recorded_sampler
 @pytest.fixture
 def shipped(work: Path, install, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A plugin with the tiny run's three parts in eight bits, and a directory without any run."""
-    site = install("toy-models", {"mmgen.models": {name: f"toy_models.{name}" for name in ("toy", "toy_blind", "gone")}}, {})
+    names = ("toy", "toy_blind", "gone")
+    site = install("toy-models", {"mmgen.models": {name: f"toy_models.{name}" for name in names}}, {})
     (site / "toy_models").mkdir()
     (site / "toy_models" / "__init__.py").write_text("raise RuntimeError('imported')")
     code, out, err = call("export", "runs/tiny", str(site / "toy_models" / "toy"), "precision=eight")
