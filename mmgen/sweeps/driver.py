@@ -223,10 +223,10 @@ class Driver:
         if not one.process.is_ours and not one.process.is_free():
             return False  # the process of a driver that was killed, where no leash pulled
         self._report(one)
-        if one.pruned:
+        if is_finished(one.run):
+            self._judge(one)  # also what was to be pruned at its last validation: all of it was paid for
+        elif one.pruned:
             self._finish(one, "PRUNED", None, {})
-        elif is_finished(one.run):
-            self._judge(one)
         elif not one.process.is_ours:
             self._go(one)  # the orphan left it unfinished
             return False

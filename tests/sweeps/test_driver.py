@@ -78,6 +78,16 @@ def test_bad_trials_are_pruned_while_they_run(drive, tmp_path):
     assert 0 < driver.ranked[-1].steps < 5
 
 
+def test_a_trial_that_would_be_pruned_at_its_last_step_is_complete(drive):
+    driver = drive(
+        trials=3,
+        first=({"x": 0.3}, {"x": 0.31}, {"x": 1.0}),
+        pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 4},
+    )
+    assert {r.number: (r.state, r.steps) for r in driver.ranked} == dict.fromkeys(range(3), ("complete", 5))
+    assert driver.ranked[-1].number == 2
+
+
 def test_two_goals_have_a_front(drive):
     driver = drive(
         trials=6, goal=["val/loss", "val/psnr"], direction=["minimize", "maximize"], sampler={"name": "random"}
