@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mmgen as package
+from mmgen import packages
 from mmgen.checkpoint.exports import write_export
 from mmgen.loading import read_parts, recorded_sampler
 
@@ -17,6 +18,9 @@ from mmgen.loading import read_parts, recorded_sampler
 def shipped(work: Path, install, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A plugin with the tiny run's three parts in eight bits, and a directory without any run."""
     names = ("toy", "toy_blind", "gone")
+    every = packages.entry_points  # without those of other plugins that lie here
+    ours = {f"toy_models.{name}" for name in names}
+    monkeypatch.setattr(packages, "entry_points", lambda group: [e for e in every(group=group) if e.value in ours])
     site = install("toy-models", {"mmgen.models": {name: f"toy_models.{name}" for name in names}}, {})
     (site / "toy_models").mkdir()
     (site / "toy_models" / "__init__.py").write_text("raise RuntimeError('imported')")
