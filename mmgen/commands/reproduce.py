@@ -123,7 +123,7 @@ def _differences(recorded: Recorded, config: dict[str, Any]) -> Iterator[Differe
         if then["data"].get(key) not in (None, now["data"][key]):
             yield f"data.{key}", then["data"][key], now["data"][key]
     for key, fingerprint in then.get("requires", {}).items():
-        kind = "tokenizer" if key == "tokenizer_from" else config["task"]["name"]
+        kind = config["task"]["name"] if key == "init_from" else key.removesuffix("_from")
         found = part_of(str(config[key]), kind, key).fingerprint
         if found != fingerprint:
             yield f"data.{key}", fingerprint, found

@@ -18,12 +18,12 @@ from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
 from mmgen.commands.rivals import Rival, rivals
 from mmgen.commands.schema import PLACEMENT, STAGES
-from mmgen.commands.stages import Stage, train_stage
+from mmgen.commands.stages import Stage, check_size, take_part, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import Interrupted
 from mmgen.files import read_json
-from mmgen.loading import PARTS, load_part
+from mmgen.loading import PARTS, load_part, part_of
 from mmgen.progress import printed
 from mmgen.ranks import current
 from mmgen.runs.directory import MAY_DIFFER, RunDirectory
@@ -32,6 +32,7 @@ from mmgen.text_to_image import TextToImage, open_trio
 from mmgen.tracking.judged import JOB, log_evaluation, settings_of
 from mmgen.tracking.report import summary, write_report
 
+TAKEN = ("tokenizer", "encoder")  # what may come from elsewhere; a generator alone is `mmgen train`'s work
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
 
 
@@ -41,8 +42,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     began = time.monotonic()
     stages, others = _stages(config), _rivals(config)
-    pictures = ranks.alike(lambda: _read(config, [*stages.values(), *others.values()]))
-    made = made_by("run", config, pictures)
+    taken, pictures = ranks.alike(lambda: _read(config, stages, list(others.values())))
+    made = made_by("run", config, pictures, {f"{kind}_from": part.fingerprint for kind, part in taken.items()})
     for stage in (*stages.values(), *others.values()):
         stage.origin = made
     with locked(path) as directory:
@@ -52,7 +53,10 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             for kind, stage in stages.items():
                 if ranks.first:
                     directory.update_status(stage=kind)
-                parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
+                if kind in taken:
+                    parts[kind] = take_part(taken[kind], path / kind)
+                else:
+                    parts[kind] = train_stage(stage, path / kind, pictures, parts.get("tokenizer"), None)
             beside: dict[Rival, Part] = {}
             for rival, stage in others.items():
                 if ranks.first:
@@ -87,14 +91,24 @@ def _begin(directory: RunDirectory, config: dict[str, Any], made: dict[str, Any]
     return directory
 
 
-def _read(config: dict[str, Any], stages: list[Stage]) -> Pictures:
-    """The data; whatever could end the run later on ends it here."""
+def _read(config: dict[str, Any], stages: dict[str, Stage], others: list[Stage]) -> tuple[dict[str, Part], Pictures]:
+    """The parts that come from elsewhere, and the data; whatever could end the run later on ends it here. The config is
+    told what such a part is, whatever it says of one to be trained."""
+    taken = {kind: part_of(config[f"{kind}_from"], kind, f"{kind}_from") for kind in TAKEN if config[f"{kind}_from"]}
+    for kind, part in taken.items():
+        config[kind] = part.config
     pictures = read_pictures(config["dataset"])
-    check_stages(stages, pictures)
+    grid = None
+    if "tokenizer" in taken:
+        image_tokenizer = load_part(taken["tokenizer"])
+        grid = (int(image_tokenizer.grid[0]), int(image_tokenizer.grid[1]))
+        if isinstance(pictures, Pictures):
+            check_size(image_tokenizer, pictures)
+    check_stages([*(stage for kind, stage in stages.items() if kind not in taken), *others], pictures, grid)
     assert isinstance(pictures, Pictures), "token shards are refused above"
     registry.build("sampler", config["sampler"])
     needs_of(config["evaluator"])
-    return pictures
+    return taken, pictures
 
 
 def _stages(config: dict[str, Any]) -> dict[str, Stage]:

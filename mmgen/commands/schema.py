@@ -205,6 +205,8 @@ class RunCommand(Training):
         {}, "by name, further encoders: encoder, task and trainer say what differs, evaluator who judges them too"
     )
     wanted: dict[str, float] = _option({}, "figures by EVALUATOR/NAME and what they should reach; told first")
+    tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer is copied, and none trained")
+    encoder_from: str | None = _option(None, "a run or an export whose encoder is copied, and none trained")
 
 
 @dataclass(kw_only=True)

@@ -104,6 +104,35 @@ def train_stage(stage: Stage, path: Path, pictures: Samples, tokenizer: Part | N
     return read_part(directory.model, trusted=True)
 
 
+def take_part(part: Part, path: Path) -> Part:
+    """A part that another run trained, copied into the stage's directory, so that the run is whole by itself.
+
+    Raises:
+        ConfigError: the directory holds another part, or a training.
+        CheckpointError: the disk is full.
+    """
+    directory = RunDirectory(path)
+
+    def copy() -> None:
+        directory.create({"kind": part.kind, "taken": part.fingerprint, "component": part.config})
+        if not (directory.model / "manifest.json").is_file():
+            write_part(
+                directory.model,
+                kind=part.kind,
+                config=part.config,
+                arguments=part.arguments,
+                tensors=part.tensors,
+                text_tokenizer=part.text_tokenizer,
+                requires=part.requires,
+                info=part.info,
+            )
+        step = int(part.info.get("step") or 0)
+        directory.update_status(state="finished", step=step, max_steps=step)
+
+    current().agree(copy)
+    return read_part(directory.model, trusted=True)
+
+
 class _Training:
     def __init__(
         self, stage: Stage, directory: RunDirectory, pictures: Samples, tokenizer: Part | None, config: dict[str, Any]
@@ -293,17 +322,22 @@ def checkpoint_config(kind: str, config: Mapping[str, Any], component: Any) -> d
     return registry.complete(kind, {**config, **replaced}) if replaced else dict(config)
 
 
-def tokenize(pictures: Pictures, tokenizer: Part, device: str = "auto") -> Tensor:
-    """Every picture's image tokens (M,N), by position in the dataset."""
-    image_tokenizer = load_part(tokenizer, trusted=True)
-    place = device_of(device)
-    image_tokenizer.to(place)
+def check_size(image_tokenizer: Any, pictures: Pictures) -> None:
+    """Raises CheckpointError MMG-K09 where the pictures are of another size than the image tokenizer reads."""
     if tuple(pictures.shape) != (image_tokenizer.image_size,) * 2:
         raise CheckpointError(
             f"the image tokenizer reads {image_tokenizer.image_size}-pixel pictures, these have {pictures.shape[0]}",
             code="MMG-K09",
             fix=f"dataset.image_size={image_tokenizer.image_size}",
         )
+
+
+def tokenize(pictures: Pictures, tokenizer: Part, device: str = "auto") -> Tensor:
+    """Every picture's image tokens (M,N), by position in the dataset."""
+    image_tokenizer = load_part(tokenizer, trusted=True)
+    place = device_of(device)
+    image_tokenizer.to(place)
+    check_size(image_tokenizer, pictures)
     codes = []
     with torch.no_grad(), Bar("image tokens", total=len(pictures), unit="pictures") as bar:
         for first in range(0, len(pictures), BATCH):
