@@ -96,6 +96,9 @@ def source_of(run: str | None, *needs: str, order: Order = "text_first") -> Path
     for path in finished:
         if _fits(path, needs, order):
             return path
+    for path in finished:
+        if _fits(path, needs, None):
+            return path  # whoever opens it says what it cannot do
     for model in models().values():
         if _fits(model.path, needs, order):
             print(
@@ -103,9 +106,6 @@ def source_of(run: str | None, *needs: str, order: Order = "text_first") -> Path
                 file=sys.stderr,
             )
             return model.path
-    for path in finished:
-        if _fits(path, needs, None):
-            return path  # whoever opens it says what it cannot do
     wanted = f" with a trained {' and '.join(needs)}" if 0 < len(needs) < len(PARTS) else ""
     raise ConfigError(
         f"there is no finished run{wanted} under {RUNS}/",

@@ -12,7 +12,7 @@ from tests.sweeps.left import Left, kill_and_restart
 def test_killed_at_any_point_it_ends_with_exactly_as_many_trials(start, tmp_path):
     dice = random.Random(3)
     delays = (dice.uniform(1.0, 2.0) for _ in range(6))
-    met = kill_and_restart(start, 3, delays, trials=5, overrides=["slow=0.08"], workers=2)
+    met = kill_and_restart(start, 3, delays, trials=5, overrides=["slow=0.25"], workers=2)
     assert met >= 2
     Left(tmp_path).assert_exactly(5)
 
