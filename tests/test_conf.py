@@ -318,6 +318,13 @@ def test_a_deleted_option_has_its_default_again(toys: Path):
     assert error.what == "no sampler is chosen"
 
 
+def test_options_of_the_sampler_that_a_run_was_judged_with_need_no_name():
+    """Whether they are its own is known when the run is: see tests/commands/test_drawing.py."""
+    assert composed("sample", "sampler.temperature=0.5")["sampler"] == {"temperature": 0.5}
+    assert composed("sample")["sampler"] is None
+    assert composed("sample", "sampler=autoregressive")["sampler"]["temperature"] == 1.0
+
+
 def test_run_alone_wants_the_quickstart(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     here = places.places()
     monkeypatch.setattr(places, "places", lambda config_dir=None: [p for p in here if p.owner != "mmgen-emoji"])

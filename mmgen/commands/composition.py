@@ -132,7 +132,8 @@ def finish(command: str, cfg: DictConfig) -> dict[str, Any]:
     for kind in registry.KINDS:
         section = config.get(kind) or {}
         for chosen in section.values() if kind in registry.SEVERAL else [section] if section else []:
-            registry.find(kind, chosen["name"]).load()
+            if not (kind == "sampler" and _of_the_run(chosen)):
+                registry.find(kind, chosen["name"]).load()
     return config
 
 
@@ -162,7 +163,9 @@ def check_tree(
     optional = {kind for kind in kinds if type(None) in typing.get_args(root[kind].type)}
     given = {kind: tree.pop(kind, None) for kind in kinds}
     components = {
-        kind: None if kind in optional and section is None else _components(kind, section, errors, trusted)
+        kind: section
+        if kind in optional and (section is None or (kind == "sampler" and _of_the_run(section)))
+        else _components(kind, section, errors, trusted)
         for kind, section in given.items()
     }
     sections, more = typed.check({name: o for name, o in root.items() if name not in kinds}, tree)
@@ -203,6 +206,12 @@ def _components(kind: str, section: Any, errors: list[ConfigError], trusted: boo
 
 def _is_named(section: Any) -> bool:
     return isinstance(section, Mapping) and "name" in section
+
+
+def _of_the_run(section: Any) -> bool:
+    """Whether these are options of the sampler that the run was judged with, which is not known yet: no name stands by
+    them."""
+    return isinstance(section, Mapping) and len(section) > 0 and "name" not in section
 
 
 def _component(kind: str, section: Any, place: str, errors: list[ConfigError], trusted: bool) -> Any:

@@ -16,11 +16,14 @@ from typing import Any
 from torch import Tensor
 
 import mmgen
+from mmgen.data.asked import check_counts
 from mmgen.drawings import Drawings
 from mmgen.files import write_atomic
 from mmgen.images import save_png, sheet
 from mmgen.options import written
 from mmgen.text_to_image import TextToImage
+
+KEPT = 4  # of the drawings, where nothing else is asked
 
 
 @dataclass
@@ -37,6 +40,16 @@ class Made:
     command: Sequence[str]
     about: Mapping[str, Any] = field(default_factory=dict)
     given: Tensor | None = None
+
+
+def kept(asked: int | None, count: int) -> int:
+    """How many of `count` drawings are kept: as many as asked, or four.
+
+    Raises:
+        ConfigError: more than are drawn.
+    """
+    check_counts(count, asked)
+    return min(KEPT, count) if asked is None else asked
 
 
 def words(command: str, config: Mapping[str, Any], keys: Sequence[str], model: TextToImage) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmgen.commands.drawn import Made, save, tell, words
+from mmgen.commands.drawn import Made, kept, save, tell, words
 from mmgen.commands.source import fresh_directory, open_model, pictures_among, refuse_in_use
-from mmgen.data.asked import check_counts
 from mmgen.drawings import Redrawing
 from mmgen.errors import ConfigError
 from mmgen.images import decode
@@ -31,8 +30,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     pictures, captions = pictures_among(positionals, "redraw", EXAMPLE)
     if not captions:
         raise ConfigError("there is no caption to draw", code="MMG-C11", where="command line", fix=EXAMPLE)
-    count, keep = config["num_images"], config["keep"]
-    check_counts(count, keep)
+    count = config["num_images"]
+    keep = kept(config["keep"], count)
     corner, mask = _asked(config)
     refuse_in_use(config["out"])
     model, source = open_model(config, "tokenizer", "generator")

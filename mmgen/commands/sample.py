@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmgen.commands.drawn import Made, save, tell, words
+from mmgen.commands.drawn import Made, kept, save, tell, words
 from mmgen.commands.source import fresh_directory, open_model, refuse_in_use
-from mmgen.data.asked import check_counts
 from mmgen.errors import ConfigError
 from mmgen.progress import Bar
 
@@ -19,8 +18,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         raise ConfigError(
             "there is no caption to draw", code="MMG-C11", where="command line", fix='mmgen sample "a cat"'
         )
-    count, keep = config["num_images"], config["keep"]
-    check_counts(count, keep)
+    count = config["num_images"]
+    keep = kept(config["keep"], count)
     refuse_in_use(config["out"])
     model, source = open_model(config, "tokenizer", "generator")
     total = (count if model.ranks else keep) * len(positionals)

@@ -227,7 +227,7 @@ class SampleCommand:
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
     encoder_from: str | None = _option(None, ENCODER_FROM)
     num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
-    keep: int = _option(4, "kept of them, best first", low=1)
+    keep: int | None = _option(None, "kept of them, best first; null: four, or all where fewer are drawn", low=1)
     seed: int = _option(1, "picture number i is a function of the caption, the seed and i alone")
     device: str = _option("auto", DEVICE)
     out: str | None = _option(None, "directory for the pictures; null: a new one under samples/")

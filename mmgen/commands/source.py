@@ -15,7 +15,7 @@ from mmgen.devices import device_of
 from mmgen.errors import ConfigError, MmgenError, quoted
 from mmgen.files import read_json
 from mmgen.images import SUFFIXES, decode
-from mmgen.loading import PARTS, located
+from mmgen.loading import PARTS, located, recorded_sampler
 from mmgen.packages import models
 from mmgen.runs.directory import finished_runs
 from mmgen.stream import Order
@@ -28,7 +28,8 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
     """The model that a command's config asks for, and where it lies.
 
     Args:
-        config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`.
+        config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`. A
+            sampler's options without its name are for the one that the run was judged with.
         needs: kinds of parts; where no run is named, it is the newest finished one that has these.
         order: of the generator's stream, where no run is named.
 
@@ -36,13 +37,16 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
         ConfigError: there is none, or the sampler refuses its options.
         CheckpointError: it cannot be opened.
     """
-    if config.get("sampler"):
-        registry.build("sampler", config["sampler"])  # a mistake is told before anything is read
+    sampler = config.get("sampler")
+    if sampler and "name" in sampler:
+        registry.build("sampler", sampler)  # a mistake is told before anything is read
     elsewhere = {kind: config.get(f"{kind}_from") for kind in ("tokenizer", "encoder")}
     source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)), order=order)
+    if sampler and "name" not in sampler:
+        sampler = registry.complete("sampler", {**recorded_sampler(source), **sampler}, trusted=False)
     model = open_trio(
         source,
-        config.get("sampler"),
+        sampler,
         tokenizer_from=elsewhere["tokenizer"],
         encoder_from=elsewhere["encoder"] or _encoder_beside(source),
         device=config["device"],

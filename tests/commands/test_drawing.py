@@ -58,6 +58,13 @@ def test_a_picture_says_what_made_it(asked, finished):
         assert json.loads(facts[key]) == record[key]
 
 
+def test_an_option_alone_changes_the_sampler_that_the_run_was_judged_with(asked, finished):
+    drawn = asked("warmer", "sample", "a red bar", "num_images=3", "sampler.temperature=0.35")
+    judged = package.load(str(finished)).sampler_config
+    assert json.loads(chunks(drawn / "001.png")["sampler"]) == {**judged, "temperature": 0.35}
+    assert len(list(drawn.glob("0*.png"))) == 3  # four are kept, or all where fewer are drawn
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -152,6 +159,8 @@ BAD = [
     (["redraw", "red.png", "a cat", "row=8", "out=pictures"], 2, ["'pictures' is in use"]),
     (["redraw", "red.png", "a cat", "row=8", "keep=9"], 2, ["cannot keep 9 of 8"]),
     (["sample", "a cat", "sampler=autoregressive", "sampler.min_p=2"], 2, ["min_p is 2.0"]),
+    (["sample", "a cat", "sampler.min_p=2"], 2, ["min_p is 2.0"]),
+    (["sample", "a cat", "sampler.temprature=2"], 2, ["sampler.temprature", "did you mean sampler.temperature"]),
     (["sample", "a cat", "encoder_from=runs/tiny/generator"], 5, ["holds no encoder", "encoder_from"]),
     (["caption", "gone.png"], 2, ["'gone.png' does not exist"]),
     (["caption", "red.png", "gone"], 2, ["'gone' is no picture"]),
