@@ -10,7 +10,7 @@ from signal import SIGINT
 from typing import Any
 
 from mmgen import registry
-from mmgen.checkpoint.parts import Part
+from mmgen.checkpoint.parts import Part, check_requires
 from mmgen.commands.evaluate import failures, needs_of
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.lineage import write_lineage
@@ -21,7 +21,7 @@ from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, check_size, take_part, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
-from mmgen.errors import Interrupted
+from mmgen.errors import ConfigError, Interrupted
 from mmgen.files import read_json
 from mmgen.loading import PARTS, load_part, part_of
 from mmgen.progress import printed
@@ -32,7 +32,6 @@ from mmgen.text_to_image import TextToImage, open_trio
 from mmgen.tracking.judged import JOB, log_evaluation, settings_of
 from mmgen.tracking.report import summary, write_report
 
-TAKEN = ("tokenizer", "encoder")  # what may come from elsewhere; a generator alone is `mmgen train`'s work
 PLACEMENTS = [f"{place}trainer.{key}" for place in ("", *(f"stages.{kind}." for kind in STAGES)) for key in PLACEMENT]
 
 
@@ -94,7 +93,15 @@ def _begin(directory: RunDirectory, config: dict[str, Any], made: dict[str, Any]
 def _read(config: dict[str, Any], stages: dict[str, Stage], others: list[Stage]) -> tuple[dict[str, Part], Pictures]:
     """The parts that come from elsewhere, and the data; whatever could end the run later on ends it here. The config is
     told what such a part is, whatever it says of one to be trained."""
-    taken = {kind: part_of(config[f"{kind}_from"], kind, f"{kind}_from") for kind in TAKEN if config[f"{kind}_from"]}
+    taken = {kind: part_of(config[f"{kind}_from"], kind, f"{kind}_from") for kind in PARTS if config[f"{kind}_from"]}
+    if "generator" in taken and "tokenizer" not in taken:
+        raise ConfigError(
+            "generator_from wants tokenizer_from: a generator knows one image tokenizer only",
+            code="MMG-C05",
+            where="tokenizer_from",
+            fix=f"tokenizer_from={config['generator_from']}",
+        )
+    check_requires(taken)
     for kind, part in taken.items():
         config[kind] = part.config
     pictures = read_pictures(config["dataset"])

@@ -206,6 +206,7 @@ class RunCommand(Training):
     )
     wanted: dict[str, float] = _option({}, "figures by EVALUATOR/NAME and what they should reach; told first")
     tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer is copied, and none trained")
+    generator_from: str | None = _option(None, "a run or an export whose generator is copied, with its tokenizer_from")
     encoder_from: str | None = _option(None, "a run or an export whose encoder is copied, and none trained")
 
 

@@ -1,4 +1,4 @@
-"""`mmgen run tokenizer_from=RUN encoder_from=RUN`: what another run trained is copied, and the rest trained to it."""
+"""`mmgen run tokenizer_from=RUN encoder_from=RUN`: what another run trained is copied, and the rest trained beside it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(work)
         assert cli.main(["run", *RUN, QUIET, "run.name=first"]) == 0
         assert cli.main(["run", *RUN, QUIET, *OTHER]) == 0
+        pictures = ["dataset=folder", "dataset.path=pictures", "dataset.image_size=16"]
+        alone = ["task=tokenizer", "run.name=foreign", "tokenizer.width=8", "tokenizer.codebook_size=32"]
+        assert cli.main(["train", *alone, *pictures, QUIET, "seed=5", "trainer.max_steps=2"]) == 0
     return work
 
 
@@ -46,6 +49,15 @@ def test_only_the_generator_is_trained_and_the_run_is_whole(work, monkeypatch):
         (work / "gone").rename(work / "runs/first")
 
 
+def test_only_the_encoder_is_trained(work, monkeypatch):
+    monkeypatch.chdir(work)
+    taken = ["tokenizer_from=runs/first", "generator_from=runs/first"]
+    assert cli.main(["run", *RUN, QUIET, "run.name=ranked", *taken, "stages.encoder.trainer.max_steps=3"]) == 0
+    first, ranked = fingerprints(work / "runs/first"), fingerprints(work / "runs/ranked")
+    assert {kind for kind in first if first[kind] == ranked[kind]} == {"tokenizer", "generator"}
+    assert (work / "runs/ranked/report.html").is_file()
+
+
 def test_it_goes_on_and_keeps_what_it_took(work, monkeypatch, capfd):
     monkeypatch.chdir(work)
     before = fingerprints(work / "runs/other")
@@ -66,7 +78,8 @@ def test_it_is_run_again_from_its_own_record(work, monkeypatch, capfd):
     [
         (["tokenizer_from=runs/gone"], 5, "'runs/gone' holds no finished run"),
         (["tokenizer_from=runs/first", "dataset.image_size=8"], 5, "reads 16-pixel pictures"),
-        (["generator_from=runs/first"], 2, "generator_from"),
+        (["generator_from=runs/first"], 2, "tokenizer_from=runs/first"),
+        (["generator_from=runs/first", "tokenizer_from=runs/foreign"], 5, "the generator needs tokenizer"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_written(work, overrides, code, words, monkeypatch, capfd):
