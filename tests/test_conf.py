@@ -13,6 +13,7 @@ import pytest
 
 from mmgen import registry
 from mmgen.commands import composition, places
+from mmgen.commands.overrides import parse
 from mmgen.commands.presets import PresetSource
 from mmgen.commands.schema import COMMANDS, TRAINER_OBJECTS, TRAINER_OWN, TrainerConfig
 from mmgen.errors import ConfigErrors, MmgenError, PluginError
@@ -268,6 +269,13 @@ def test_what_was_meant_is_suggested(toys: Path, override: str, meant: str):
     assert error.fix == f"did you mean {meant}?"
 
 
+def test_a_choice_may_be_null():
+    """Hydra's own `choice(…)` takes none, so that the word would have been a value that nobody searches."""
+    parsed = parse("task.group_size=choice(2,null)")
+    assert parsed.is_sweep_override()
+    assert parsed.value().list == [2, None]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -279,6 +287,7 @@ def test_what_was_meant_is_suggested(toys: Path, override: str, meant: str):
         ("tokenizer.name=small", "chosen with its options"),
         ("tokenizer.width=1,2", "a list of values to sweep over"),
         ("dataset.path=[a", "cannot read the override"),
+        ("seed=interval(null,2)", "cannot read the override"),
         ("evaluator.other.tests=3", "evaluator other is not chosen"),
         ("evaluator.jugde.split=x", "unknown config key 'evaluator.jugde.split'"),
         ("task.ema_decay=2", "from 0 up to 1"),

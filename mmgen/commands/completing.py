@@ -29,7 +29,8 @@ from mmgen.packages import file_of
 from mmgen.runs.listing import find_runs
 
 FLAGS = ("--help", "--multirun", "--config-dir", "--cfg")
-RUN_KEYS = ("run", "runs", "tokenizer_from", "generator_from", "encoder_from", "init_from", "against")  # whose values are runs
+# Whose values are runs.
+RUN_KEYS = ("run", "runs", "tokenizer_from", "generator_from", "encoder_from", "init_from", "against")
 BASES = 4  # classes up to which inherited options are looked for
 
 

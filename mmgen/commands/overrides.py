@@ -134,12 +134,19 @@ def _choose_quickstart(request: Request) -> None:
 
 
 def parse(text: str) -> Override:
-    """Hydra's grammar takes few characters outside quotes; a path or a word that it refuses is taken as it stands."""
+    """Hydra's grammar takes few characters outside quotes; a path or a word that it refuses is taken as it stands. Its
+    `choice(…)` takes no null, where `a,null` does."""
     try:
         return OverridesParser.create().parse_overrides([text])[0]
     except HydraException as error:
         key, sign, value = text.partition("=")
-        if sign and value[:1] not in tuple("'\"[{("):
+        searched = re.fullmatch(r"(choice|interval|range|glob|tag|shuffle|sort)\((.*)\)", value)
+        if searched and searched[1] == "choice":
+            try:
+                return OverridesParser.create().parse_overrides([f"{key}={searched[2]}"])[0]
+            except HydraException:
+                pass
+        elif not searched and sign and value[:1] not in tuple("'\"[{("):
             try:
                 return OverridesParser.create().parse_overrides([f"{key}='{_escaped(value)}'"])[0]
             except HydraException:

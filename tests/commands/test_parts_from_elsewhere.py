@@ -1,4 +1,4 @@
-"""`mmgen run tokenizer_from=RUN encoder_from=RUN`: what another run trained is copied, and the rest trained beside it."""
+"""`mmgen run tokenizer_from=RUN …`: what another run trained is copied, and the rest trained beside it."""
 
 from __future__ import annotations
 
