@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import mmgen
+from mmgen.commands import evaluation
 from mmgen.commands.evaluation import Evaluation
 from mmgen.data.pictures import Pictures
 from mmgen.images import decode
+from mmgen.protocols import Needs
 from mmgen.runs.directory import RunDirectory
 from mmgen.testing.stand_ins import small_samples
 
@@ -107,6 +109,42 @@ def test_each_caption_is_drawn_once_however_many_ask_for_it(judged):
     _, _, drawn = judged
     assert len(drawn) == len(set(drawn))
     assert len(drawn) >= 4
+
+
+class Judge:
+    """Keeps what it is given."""
+
+    def __init__(self, **needs):
+        self.needs, self.given = Needs("heldout_pairs", **needs), []
+
+    def begin(self, setting):
+        pass
+
+    def update(self, evidence):
+        self.given += zip([sample["caption"] for sample in evidence.samples], evidence.drawings, strict=True)
+
+    def compute(self):
+        pass
+
+
+def test_pictures_that_share_a_caption_have_drawings_of_their_own(finished, config, tmp_path, monkeypatch):
+    """Given the same ones, each would be counted as a case, and the interval would be too narrow."""
+    monkeypatch.setattr(evaluation, "CHUNK", 5)
+    model = mmgen.load(str(finished))
+    dataset = Bars({"train": range(20), "val": range(20, 30), "heldout_pairs": range(30, 48)})
+    own = Evaluation(model, Pictures(dataset), RunDirectory(tmp_path).create({}), config, shows=False)
+    judges = {"two": Judge(drawings=2), "three": Judge(drawings=3, max_pictures=4)}
+    own._draw_all(judges)
+    for judge in judges.values():
+        own._judge(judge)
+        count, before = judge.needs.drawings, {}
+        for caption, images in judge.given:
+            k = before[caption] = before.get(caption, -1) + 1
+            drawn = model.draw([caption], num_images=(k + 1) * count, seed=config["drawing"]["seed"], cut=True)[0]
+            chosen = [i for i, number in enumerate(drawn.numbers.tolist()) if number >= k * count]
+            torch.testing.assert_close(images, drawn.images[chosen], msg=f"{caption}, picture {k}")
+    assert len(judges["two"].given) == 18
+    assert len({caption for caption, _ in judges["two"].given}) == 12
 
 
 def test_reconstructions_lie_beside_the_originals(judged):
