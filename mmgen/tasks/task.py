@@ -32,7 +32,8 @@ class Task(pl.LightningModule):
         schedule: warmup_steps, final.
         ema_decay: of the weights' moving average, in [0,1).
         max_steps: where the schedule ends.
-        seed: what a step draws is a function of (seed, step, rank): a resumed step draws the same.
+        seed: what a batch draws is a function of (seed, number of the batch, rank): a resumed step draws the same, and
+            the batches of one step, where gradients are accumulated, do not draw alike.
         ema_every: optimizer steps between two updates of the average; the last step is followed always.
         discriminator_optimizer: lr, betas, eps, weight_decay of a component's discriminator; None is the optimizer's.
     """
@@ -75,7 +76,8 @@ class Task(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self._data_rank())
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed  # before this one, over all epochs
+        torch.manual_seed((self.seed * 1_000_003 + batches) * 4096 + self._data_rank())
         loss, logs = self.component.training_loss(batch, self.global_step)
         self._batch = batch
         if not torch.isfinite(loss):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmgen.errors import NonFiniteError
+from mmgen.tasks.callbacks import SaveCheckpoints
 from tests.tasks.loops import (
     ADAMW,
     CODES,
@@ -74,6 +75,41 @@ def test_a_training_goes_on_as_if_it_had_never_stopped(name, optimizer, tmp_path
     assert trainer.global_step == 6
     assert_equal(everything(second), everything(whole))
     assert not all(torch.equal(tensor, first.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("lightnings_epoch", [0, 4])
+def test_batches_whose_gradients_are_accumulated_do_not_draw_alike(lightnings_epoch, tmp_path):
+    """Going on in the middle of an epoch, theirs and Lightning's, gives the numbers that would have been drawn."""
+
+    class Draws(Brightness):
+        def training_loss(self, batch, step):
+            if self.training:
+                drawn.append(float(torch.rand(())))
+            return super().training_loss(batch, step)
+
+    options = {"accumulate_grad_batches": 2, "overfit_batches": lightnings_epoch, "val_check_interval": 4}
+    drawn: list[float] = []
+    save = SaveCheckpoints(tmp_path, 3, saved=lambda step: None, failed=pytest.fail)
+    fit(make_task("tokenizer", Draws()), save, **options)
+    whole, drawn = drawn, []
+    assert len(set(whole)) == len(whole) == 12
+    fit(make_task("tokenizer", Draws()), checkpoint=tmp_path / "step-000003", **options)
+    assert drawn == whole[6:]
+
+
+def test_what_is_drawn_follows_the_step_where_nothing_is_accumulated():
+    """The numbers of runs that were trained before are drawn again."""
+    drawn = []
+
+    class Draws(Brightness):
+        def training_loss(self, batch, step):
+            if self.training:
+                drawn.append((step, float(torch.rand(()))))
+            return super().training_loss(batch, step)
+
+    fit(make_task("tokenizer", Draws(), seed=7))
+    expected = [torch.rand((), generator=torch.Generator().manual_seed((7 * 1_000_003 + s) * 4096)) for s in range(6)]
+    assert drawn == [(step, float(number)) for step, number in enumerate(expected)]
 
 
 def test_another_seed_gives_another_training():
