@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from mmgen.errors import NonFiniteError
+from mmgen.evaluators.retrieval import rank_of_right
 from mmgen.protocols import Batch, Logs
+from mmgen.ranks import current
 from mmgen.tasks.codebook import CodebookUse, CodeCounter
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
@@ -227,20 +229,31 @@ class GeneratorTask(Task):
 
 
 class EncoderTask(Task):
-    """Trains a contrastive encoder; over the validation pictures, how often the right caption comes first."""
+    """Trains a contrastive encoder; over the validation pictures, how often a caption finds a right one first."""
 
     def on_validation_epoch_start(self) -> None:
+        self._names: list[tuple[str, str]] = []  # id and caption of each picture
         self._features: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         text = self.averaged.text_tokenizer.encode(batch["caption"]).to(batch["image"].device)
-        self._features.append((self.averaged.encode_image(batch["image"]), self.averaged.encode_text(text)))
+        features = self.averaged.encode_image(batch["image"]), self.averaged.encode_text(text)
+        self._features.append((features[0].float().cpu(), features[1].float().cpu()))
+        self._names += zip(batch["id"], batch["caption"], strict=True)
 
     def on_validation_epoch_end(self) -> None:
-        images, texts = (torch.cat(side) for side in zip(*self._features, strict=True))
-        right = ((texts @ images.T).argmax(1) == torch.arange(len(texts), device=texts.device)).float().mean()
-        self.log("val/retrieval_at_1", right, batch_size=len(texts))
+        """As the evaluator `retrieval` counts: among the pictures of all ranks, any with an equal caption is right."""
+        told = current().together(lambda: (self._names, *map(torch.cat, zip(*self._features, strict=True))))
+        names, images, texts = zip(*told, strict=True)
+        every = [name for rank in names for name in rank]
+        once = list({id: place for place, (id, _) in enumerate(every)}.values())  # some fill up a rank's share
+        captions = [every[place][1] for place in once]
+        number = {caption: i for i, caption in enumerate(captions)}
+        label = torch.tensor([number[caption] for caption in captions])
+        scores = torch.cat(texts)[once] @ torch.cat(images)[once].T
+        right = rank_of_right(scores, label[:, None] == label) == 1
+        self.log("val/retrieval_at_1", float(right.float().mean()), batch_size=len(right))
 
 
 TASKS: dict[str, type[Task]] = {"tokenizer": TokenizerTask, "generator": GeneratorTask, "encoder": EncoderTask}
