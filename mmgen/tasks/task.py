@@ -114,10 +114,9 @@ class Task(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's refuses a fused optimizer under autocast, for what a gradient scaler would do to it (bf16 has
+        """Lightning's refuses a fused optimizer under autocast, for what a gradient scaler would do to it (there is
         none), and cannot find the norm of gradients that lie in pieces; here it is found already."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled or not gradient_clip_val or gradient_clip_algorithm == "value":
+        if not gradient_clip_val or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             clip_gradients(self._gradients(), self._norm, gradient_clip_val)

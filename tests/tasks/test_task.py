@@ -171,11 +171,10 @@ def test_a_gradient_is_clipped_to_the_norm_asked_for():
     assert 0 < moved[1e-4] < moved[None] / 10
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_gradients_are_clipped_in_bf16_too(precision):
+def test_gradients_are_clipped_in_bf16_too():
     """Lightning's own clipping refuses the fused AdamW under autocast."""
     task = make_task("tokenizer", Brightness())
-    fit(task, steps=1, gradient_clip_val=1e-9, precision=precision)
+    fit(task, steps=1, gradient_clip_val=1e-9, precision="bf16-mixed")
     start = Brightness()
     assert float((task.component.mean - start.mean).detach().abs().max()) < 1e-3
     assert not torch.equal(task.component.mean, start.mean)
