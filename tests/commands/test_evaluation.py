@@ -11,6 +11,7 @@ import torch
 import mmgen
 from mmgen.commands import evaluation
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
 from mmgen.images import decode
 from mmgen.protocols import Needs
@@ -162,6 +163,12 @@ def test_what_a_dataset_lacks_makes_an_evaluator_step_aside_and_say_why(finished
     assert aside == {"zero_shot": "the dataset declares no templates"}
     assert result["findings"]["zero_shot"]["numbers"] == []
     assert {entry["split"] for entry in result["drawings"]} == {"val"}
+
+
+def test_a_split_without_pictures_makes_an_evaluator_step_aside():
+    """All are held out, under another name; none is left to validate on."""
+    subject = Subject(None, Pictures(Bars({"test": range(48)})))
+    assert subject.aside(Needs("heldout_pairs")) == "the dataset has no pictures in val; it has the splits test"
 
 
 def test_the_same_model_is_judged_the_same(finished, config, judged, tmp_path):
