@@ -40,6 +40,14 @@ class Drawings:
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.images)
 
+    def numbered(self, first: int, count: int) -> Drawings:
+        """Those that are here of the numbers first … first + count - 1, best first."""
+        chosen = (self.numbers >= first) & (self.numbers < first + count)
+        scores = None if self.scores is None else self.scores[chosen]
+        return Drawings(
+            self.caption, self.seed, self.images[chosen], scores, self.numbers[chosen], self.image_tokens[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class Redrawing:

@@ -268,7 +268,7 @@ class Needs:
     max_pictures: int | None = None
     reconstructions: bool = False
     teacher_forced: bool = False  # what the generator would draw token by token, if all before each were the true ones
-    drawings: int = 0  # how many are drawn of each caption; the encoder ranks them
+    drawings: int = 0  # how many are drawn for each picture, of its caption; the encoder ranks them
     redrawings: int = 0  # how many of each picture are drawn from part of it; the encoder ranks them
     redrawn_from: tuple[float, float] = (0.5, 0.0)  # the first share of height and width that is not kept
     features: bool = False  # the encoder's, of pictures and captions

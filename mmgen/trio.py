@@ -82,9 +82,7 @@ class Trio:
         size = self.part("tokenizer").image_size
         if not isinstance(image, Tensor):
             return decode(image, size=size)
-        side = min(image.shape[1:])
-        top, left = ((length - side) // 2 for length in image.shape[1:])
-        return _of_size(image[None, :, top : top + side, left : left + side], size)[0]
+        return _of_size(image[None], size)[0]
 
     @torch.no_grad()
     def classify(
@@ -98,7 +96,7 @@ class Trio:
         """Classifies a picture by naming the classes (CLIP, section 3.1).
 
         Args:
-            image: (3,H,W) in [0,1], or a file.
+            image: (3,H,W) in [0,1], or a file. The middle square is read, at the encoder's size.
             labels: what it may show; at least one, none twice. A mapping gives several names of a label.
             templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
             cut: whether a label that is too long is cut instead of refused.
@@ -167,10 +165,10 @@ class Trio:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, *, probe: bool = False) -> Tensor:
-        """(B,3,H,W) in [0,1], brought to the encoder's size, to image_features (B,D); with `probe`, to what a linear
-        probe reads of the encoder (B,F)."""
+        """(B,3,H,W) in [0,1], whose middle squares are brought to the encoder's size, to image_features (B,D); with
+        `probe`, to what a linear probe reads of the encoder (B,F)."""
         encoder = self.part("encoder")
-        size = getattr(encoder, "image_size", images.shape[-1])
+        size = getattr(encoder, "image_size", min(images.shape[-2:]))
         encode = getattr(encoder, "probe_features", encoder.encode_image) if probe else encoder.encode_image
         return self.in_batches(lambda part: encode(_of_size(part, size)), images, _batch_of(size))
 
@@ -226,9 +224,13 @@ def _batch_of(image_size: int) -> int:
 
 
 def _of_size(images: Tensor, size: int) -> Tensor:
-    """(B,3,H,W) to (B,3,size,size): shrunk by area, enlarged bicubic, or left where that is their size."""
-    if images.shape[-2:] == (size, size):
+    """The middle squares of (B,3,H,W) to (B,3,size,size): shrunk by area, enlarged bicubic, or left where that is their
+    size."""
+    side = min(images.shape[-2:])
+    top, left = ((length - side) // 2 for length in images.shape[-2:])
+    images = images[:, :, top : top + side, left : left + side]
+    if side == size:
         return images
-    if min(images.shape[-2:]) > size:
+    if side > size:
         return F.interpolate(images, (size, size), mode="area")
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)

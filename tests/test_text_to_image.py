@@ -305,3 +305,30 @@ def test_pictures_are_shrunk_by_area_and_enlarged_smoothly_for_an_encoder():
     torch.testing.assert_close(
         Trio(encoder=Sees()).encode_images(large).view(3, 16, 16), large[0].unfold(1, 2, 2).unfold(2, 2, 2).mean((3, 4))
     )
+
+
+@pytest.mark.parametrize("sides", [(16, 48), (48, 16), (32, 40), (12, 8)])
+def test_of_a_picture_that_is_no_square_the_middle_is_classified(sides, tmp_path):
+    """As of a file: stretched, it would be of other features."""
+
+    class Sees:
+        image_size = 16
+        logit_scale = torch.tensor(0.0)
+
+        def encode_image(self, images):
+            return F.normalize(images.flatten(1), dim=-1)
+
+        def to(self, device):
+            return self
+
+    trio, source = Trio(encoder=Sees()), torch.Generator().manual_seed(0)
+    image = torch.rand(3, *sides, generator=source)
+    side = min(sides)
+    top, left = ((length - side) // 2 for length in sides)
+    middle = image[:, top : top + side, left : left + side]
+    assert torch.equal(trio.encode_images(image[None]), trio.encode_images(middle[None]))
+    classes = F.normalize(torch.rand(2, 3 * 16 * 16, generator=source), dim=-1)
+    shares = trio.shares(image, ["a", "b"], classes)
+    assert shares == trio.shares(middle, ["a", "b"], classes)
+    save_png(image, tmp_path / "picture.png")
+    assert shares == pytest.approx(trio.shares(tmp_path / "picture.png", ["a", "b"], classes), abs=0.01)

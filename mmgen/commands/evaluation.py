@@ -9,6 +9,7 @@ import dataclasses
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ class Evaluation:
         self.shown = Shown(model, pictures, directory.path, config["drawing"], self.seed)
         self.shows, self.about = shows, about or {}
         self.subject = Subject(model, pictures, foreign)
-        self._drawings: dict[tuple[str, int], Drawings] = {}
+        self._drawings: dict[str, Drawings] = {}  # of a caption, as many as its pictures need
         self._redrawings: dict[tuple[int, Redrawn], Drawings] = {}
         self._seconds: dict[str, float] = {}
 
@@ -94,7 +95,7 @@ class Evaluation:
             result["failed"] = attempts.failed
         if self.shows:
             count = int(self.config["drawing"]["num_images"])
-            drawn = {} if undrawn else {caption: self._drawings[caption, count] for caption in self._sheet}
+            drawn = {} if undrawn else {c: self._drawings[c].numbered(0, count) for c in self._sheet}
             result |= {
                 "drawings": [] if undrawn else self.shown.sheet(drawn),
                 "classified": self.shown.classified(),
@@ -148,21 +149,22 @@ class Evaluation:
         return positions
 
     def _draw_all(self, judged: dict[str, Evaluator]) -> None:
-        """Every drawing that anyone needs, in one pass behind one bar."""
-        wanted: dict[int, dict[str, None]] = {}
+        """Every drawing that anyone needs, in one pass behind one bar. Pictures that share a caption have drawings of
+        their own: of the same ones, each would be counted as a case, and there would be one."""
+        wanted: dict[str, int] = {}
         again: dict[Redrawn, dict[int, None]] = {}
         for evaluator in judged.values():
             needs = evaluator.needs
             judged_on = self._positions(needs)
             if needs.drawings:
-                captions = wanted.setdefault(needs.drawings, {})
-                captions.update(dict.fromkeys(self.pictures.captions[p] for p in judged_on))
+                for caption, pictures in Counter(self.pictures.captions[p] for p in judged_on).items():
+                    wanted[caption] = max(wanted.get(caption, 0), needs.drawings * pictures)
             if needs.redrawings:
                 again.setdefault(_redrawn(needs), {}).update(dict.fromkeys(judged_on))
         if self.shows:
-            shown = wanted.setdefault(int(self.config["drawing"]["num_images"]), {})
-            shown.update(dict.fromkeys(self._sheet))
-        total = sum(count * len(captions) for count, captions in wanted.items())
+            for caption in self._sheet:
+                wanted[caption] = max(wanted.get(caption, 0), int(self.config["drawing"]["num_images"]))
+        total = sum(wanted.values())
         total += sum(redrawn[0] * len(positions) for redrawn, positions in again.items())
         if not total:
             return
@@ -173,9 +175,10 @@ class Evaluation:
                 "progress": lambda pictures: bar.advance(pictures, ""),
                 "cut": True,
             }
-            for count, captions in wanted.items():
-                drawn = self.model.draw(list(captions), num_images=count, **options)
-                self._drawings.update({(c, count): d for c, d in zip(captions, drawn, strict=True)})
+            for count in sorted(set(wanted.values())):
+                captions = [caption for caption, needed in wanted.items() if needed == count]
+                drawn = self.model.draw(captions, num_images=count, **options)
+                self._drawings.update(zip(captions, drawn, strict=True))
             for redrawn, positions in again.items():
                 drawn = self._redraw(list(positions), redrawn, options)
                 self._redrawings.update({(p, redrawn): d for p, d in zip(positions, drawn, strict=True)})
@@ -199,8 +202,9 @@ class Evaluation:
         return evaluator.compute()
 
     def _chunks(self, positions: Sequence[int], needs: Needs) -> Iterator[Evidence]:
+        before: Counter[str] = Counter()  # how many pictures came before, by caption
         for first in range(0, len(positions), CHUNK):
-            yield self._evidence(positions[first : first + CHUNK], needs)
+            yield self._evidence(positions[first : first + CHUNK], needs, before)
 
     def _setting(self, needs: Needs) -> Setting:
         model, every, subject = self.model, needs.all_pictures, self.subject
@@ -224,7 +228,7 @@ class Evaluation:
             collapse_advice=getattr(model.part("tokenizer"), "collapse_advice", "") if model.has("tokenizer") else "",
         )
 
-    def _evidence(self, positions: Sequence[int], needs: Needs) -> Evidence:
+    def _evidence(self, positions: Sequence[int], needs: Needs, before: Counter[str]) -> Evidence:
         images = self.pictures.batch(positions)
         evidence = Evidence(samples=[self._sample(p, images[i]) for i, p in enumerate(positions)], images=images)
         captions = [self.pictures.captions[p] for p in positions]
@@ -233,7 +237,7 @@ class Evaluation:
         if needs.teacher_forced:
             evidence.teacher_forced = self.model.teacher_forced(images, captions)
         if needs.drawings:
-            drawn = [self._drawings[caption, needs.drawings] for caption in captions]
+            drawn = [self._own(caption, needs.drawings, before) for caption in captions]
             evidence.drawings, evidence.drawing_scores = _stacked(drawn)
         if needs.redrawings:
             drawn = [self._redrawings[p, _redrawn(needs)] for p in positions]
@@ -244,6 +248,11 @@ class Evaluation:
         if needs.probe_features:
             evidence.probe_features = self.model.encode_images(images, probe=True)
         return evidence
+
+    def _own(self, caption: str, count: int, before: Counter[str]) -> Drawings:
+        """The next picture's with this caption: numbers 0 … count - 1 are the first one's."""
+        before[caption] += 1
+        return self._drawings[caption].numbered((before[caption] - 1) * count, count)
 
     def _sample(self, position: int, image: Tensor) -> Sample:
         return {

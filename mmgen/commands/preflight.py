@@ -31,6 +31,9 @@ from mmgen.tasks.optimizers import check_optimizer
 from mmgen.tasks.parallel import check_parallel
 from mmgen.tracking.lightning_loggers import check_loggers
 
+SCALED = "its loss scale is found by overflows, and the first gradient that is not finite ends a training here"
+ROUNDED = "weights of 16 bits round small updates away, and all that the moving average follows, which is published"
+
 
 def read_pictures(dataset: Mapping[str, Any]) -> Samples:
     """The dataset of a config, read behind a bar; token shards are not read, only looked at.
@@ -63,7 +66,8 @@ def check_stages(stages: Sequence[Stage], pictures: Samples, grid: tuple[int, in
         errors.append(error)
     for stage in stages:
         place = f"{stage.section or f'stages.{stage.kind}'}." if len(stages) > 1 else ""
-        for check in (_check_numbers, check_ranks, _check_trainer, partial(_check_data, pictures=pictures)):
+        data = partial(_check_data, pictures=pictures)
+        for check in (_check_numbers, check_precision, check_ranks, _check_trainer, data):
             try:
                 check(stage, place)
             except ConfigError as error:
@@ -174,6 +178,23 @@ def check_tokens(pictures: Samples, tokenizer: Part | None, init_from: Part | No
             where="init_from",
             why="its text tokens would have another meaning",
             fix="train without init_from, or on the dataset itself",
+        )
+
+
+def check_precision(stage: Stage, place: str) -> None:
+    """Raises ConfigError where a training would lose what it learns, or end, by its precision."""
+    precision = stage.trainer["precision"]
+    whys = {
+        **dict.fromkeys(("16", "16-mixed"), SCALED),
+        **dict.fromkeys(("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16"), ROUNDED),
+    }
+    if precision in whys:
+        raise ConfigError(
+            f"the {stage.kind} cannot be trained with trainer.precision={precision}",
+            code="MMG-C04",
+            where=f"{place}trainer.precision",
+            why=whys[precision],
+            fix=f"{place}trainer.precision=bf16-mixed",
         )
 
 

@@ -65,6 +65,8 @@ class Subject:
         """Why an evaluator cannot judge this, or None."""
         if self.split(needs) is None:
             return f"the dataset has no split {needs.split}"
+        if not self.positions(needs):
+            return f"the dataset has no pictures in {self.split(needs)}; it has the splits {', '.join(self.splits)}"
         wanted = {"classes": (needs.attributes, self.classes), "templates": (needs.templates, self.templates)}
         lacking = [name for name, (needed, there) in wanted.items() if needed and not there]
         if lacking:

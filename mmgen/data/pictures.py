@@ -114,7 +114,7 @@ def split_positions(dataset: Dataset, name: str) -> list[int]:
     """The positions of a split, in fixed order.
 
     A dataset that declares no splits is divided by the hash of its ids: 5 % are `val`, the rest is `train`. One that
-    declares `train` but no `val` has its `train` divided so.
+    declares `train` but no `val` has its `train` divided so; one that declares others but no `train`, what is in none.
 
     Raises:
         DataError: MMG-D10, there is no such split.
@@ -147,11 +147,17 @@ def _positions(dataset: Dataset, name: str, ids: Sequence[str]) -> list[int]:
     if name not in ("train", "val"):
         known = ", ".join(split_names(dataset))
         raise DataError(f"the dataset has no split {quoted(name)}", code="MMG-D10", fix=f"choose one of: {known}")
-    pool = list(declared.get("train", range(len(dataset))))
-    if len(pool) == 1:
+    pool = list(declared["train"]) if "train" in declared else _undeclared(dataset)
+    if len(pool) < 2 or "val" in declared:
         return pool  # a single picture trains and validates
     val = _held_out(pool, ids)
     return [i for i in pool if (i in val) == (name == "val")]
+
+
+def _undeclared(dataset: Dataset) -> list[int]:
+    """What is in no split that a dataset declares."""
+    declared = set().union(*_declared(dataset).values())
+    return [i for i in range(len(dataset)) if i not in declared]
 
 
 def _held_out(pool: list[int], ids: Sequence[str]) -> set[int]:

@@ -67,8 +67,9 @@ def light(sample: Sample) -> Sample:
 
 def joined(chunks: Sequence[Evidence]) -> Labelled:
     """The chunks' samples without their pictures, and their `probe_features`."""
+    samples = [light(sample) for chunk in chunks for sample in chunk.samples]
     features = [chunk.probe_features.cpu().float() for chunk in chunks if chunk.probe_features is not None]
-    return Labelled([light(sample) for chunk in chunks for sample in chunk.samples], torch.cat(features))
+    return Labelled(samples, torch.cat(features) if features else torch.zeros(0, 0))
 
 
 def drawn(rows: Rows, share: float, salt: str) -> Tensor:

@@ -63,7 +63,11 @@ class Judgements:
             numbers.append(Finding("scene_judge/right_unranked", every, len(right), "%", note=note))
         for name in ATTRIBUTES:
             if marks := _marks(self.best, name):
-                numbers.append(_finding(name, marks, f"{best}; {self._beside(name)}"))
+                # The things of a drawing are no independent cases: the interval is that of so many drawings.
+                n = _having(self.best, name)
+                several = f"the share of {len(marks)} marks, n counts drawings; " if len(marks) > n else ""
+                note = f"{best}; {several}{self._beside(name)}"
+                numbers.append(Finding(f"scene_judge/{name}", _share(marks), n, "%", note=note))
         clean = [not verdict.unexplained for verdict in self.best]
         numbers.append(_finding("nothing_else", clean, f"{best}; {self._beside('nothing_else')}"))
         return numbers
@@ -104,7 +108,8 @@ class Judgements:
                 right = [verdict.right(self.attributes) for verdict in self.best]
                 row["drawn %"] = _percent(right if name is None else _marks(self.best, name))
             row |= {f"{what} %": _percent(marks) for what, marks in own.items()}
-            rows.append({**row, "n": len(own["true pictures"])})
+            true = self.controls["true"]
+            rows.append({**row, "n": _having(true, name) if name in ATTRIBUTES else len(true)})
         return rows
 
     def curve(self) -> list[Row]:
@@ -154,6 +159,11 @@ def _marks(verdicts: Iterable[Verdict], name: str) -> list[bool]:
     if name == "nothing_else":
         return [not verdict.unexplained for verdict in verdicts]
     return [mark for verdict in verdicts for mark in verdict.marks.get(name, ())]
+
+
+def _having(verdicts: Iterable[Verdict], name: str) -> int:
+    """How many drawings have an attribute, some of them several times."""
+    return sum(bool(verdict.marks.get(name)) for verdict in verdicts)
 
 
 def _finding(name: str, marks: Sequence[bool], note: str) -> Finding:

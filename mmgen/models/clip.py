@@ -27,6 +27,16 @@ PIXELS = {
 }
 
 
+def held_scale(logit_scale: Tensor, training: bool) -> Tensor:
+    """What cosines are multiplied by, at most 100. In training the stored number itself is held there, in place: held
+    in the loss alone it would have no gradient once it is past, and stay so for good."""
+    if not training:
+        return logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
+    with torch.no_grad():
+        logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    return logit_scale.exp()
+
+
 class Clip(nn.Module):
     """The contrastive encoder: one network reads pictures, one reads text, trained to tell matching pairs in a batch.
 
@@ -149,7 +159,7 @@ class Clip(nn.Module):
         text_tokens = self.text_tokenizer.encode(batch["caption"], batch["key"] if self.training else None)
         image_features = self._in_chunks(self.encode_image, images)
         text_features = self._in_chunks(self.encode_text, text_tokens.to(images.device))
-        scale = self.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
+        scale = held_scale(self.logit_scale, self.training)
         if self.logit_bias is None:
             loss, right = softmax_loss(
                 image_features, text_features, scale, self.robustness if self.training else 0.0

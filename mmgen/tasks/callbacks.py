@@ -23,6 +23,12 @@ from mmgen.protocols import Tokenizer
 FAILURES_ALLOWED = 3
 
 
+def _amid_step(trainer: pl.Trainer) -> bool:
+    """Whether further batches belong to the step, after a batch: gradients gathered for half a step are in no
+    checkpoint, so the rest of it comes first. What is left at the end of Lightning's epoch is a step of its own."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 class StopOnSignal(pl.Callback):
     """SIGINT and SIGTERM end the training after the step that is running, with a checkpoint; a second one at once.
 
@@ -56,8 +62,7 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Gradients gathered for half a step are in no checkpoint: the rest of the step comes first.
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if _amid_step(trainer):
             return
         # A signal reaches the ranks at different moments; all stop after the step at which one of them has it.
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
@@ -91,7 +96,7 @@ class SaveCheckpoints(pl.Callback):
         self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step % self.every == 0 or trainer.should_stop:
+        if not _amid_step(trainer) and (trainer.global_step % self.every == 0 or trainer.should_stop):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

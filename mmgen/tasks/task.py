@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from mmgen.errors import NonFiniteError
+from mmgen.evaluators.retrieval import rank_of_right
 from mmgen.protocols import Batch, Logs
+from mmgen.ranks import current
 from mmgen.tasks.codebook import CodebookUse, CodeCounter
 from mmgen.tasks.ema import Ema
 from mmgen.tasks.optimizers import make_optimizer, make_schedule
@@ -32,7 +34,8 @@ class Task(pl.LightningModule):
         schedule: warmup_steps, final.
         ema_decay: of the weights' moving average, in [0,1).
         max_steps: where the schedule ends.
-        seed: what a step draws is a function of (seed, step, rank): a resumed step draws the same.
+        seed: what a batch draws is a function of (seed, number of the batch, rank): a resumed step draws the same, and
+            the batches of one step, where gradients are accumulated, do not draw alike.
         ema_every: optimizer steps between two updates of the average; the last step is followed always.
         discriminator_optimizer: lr, betas, eps, weight_decay of a component's discriminator; None is the optimizer's.
     """
@@ -75,7 +78,8 @@ class Task(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self._data_rank())
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed  # before this one, over all epochs
+        torch.manual_seed((self.seed * 1_000_003 + batches) * 4096 + self._data_rank())
         loss, logs = self.component.training_loss(batch, self.global_step)
         self._batch = batch
         if not torch.isfinite(loss):
@@ -110,10 +114,9 @@ class Task(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Lightning's refuses a fused optimizer under autocast, for what a gradient scaler would do to it (bf16 has
+        """Lightning's refuses a fused optimizer under autocast, for what a gradient scaler would do to it (there is
         none), and cannot find the norm of gradients that lie in pieces; here it is found already."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if scaled or not gradient_clip_val or gradient_clip_algorithm == "value":
+        if not gradient_clip_val or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
             clip_gradients(self._gradients(), self._norm, gradient_clip_val)
@@ -225,20 +228,31 @@ class GeneratorTask(Task):
 
 
 class EncoderTask(Task):
-    """Trains a contrastive encoder; over the validation pictures, how often the right caption comes first."""
+    """Trains a contrastive encoder; over the validation pictures, how often a caption finds a right one first."""
 
     def on_validation_epoch_start(self) -> None:
+        self._names: list[tuple[str, str]] = []  # id and caption of each picture
         self._features: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         text = self.averaged.text_tokenizer.encode(batch["caption"]).to(batch["image"].device)
-        self._features.append((self.averaged.encode_image(batch["image"]), self.averaged.encode_text(text)))
+        features = self.averaged.encode_image(batch["image"]), self.averaged.encode_text(text)
+        self._features.append((features[0].float().cpu(), features[1].float().cpu()))
+        self._names += zip(batch["id"], batch["caption"], strict=True)
 
     def on_validation_epoch_end(self) -> None:
-        images, texts = (torch.cat(side) for side in zip(*self._features, strict=True))
-        right = ((texts @ images.T).argmax(1) == torch.arange(len(texts), device=texts.device)).float().mean()
-        self.log("val/retrieval_at_1", right, batch_size=len(texts))
+        """As the evaluator `retrieval` counts: among the pictures of all ranks, any with an equal caption is right."""
+        told = current().together(lambda: (self._names, *map(torch.cat, zip(*self._features, strict=True))))
+        names, images, texts = zip(*told, strict=True)
+        every = [name for rank in names for name in rank]
+        once = list({id: place for place, (id, _) in enumerate(every)}.values())  # some fill up a rank's share
+        captions = [every[place][1] for place in once]
+        number = {caption: i for i, caption in enumerate(captions)}
+        label = torch.tensor([number[caption] for caption in captions])
+        scores = torch.cat(texts)[once] @ torch.cat(images)[once].T
+        right = rank_of_right(scores, label[:, None] == label) == 1
+        self.log("val/retrieval_at_1", float(right.float().mean()), batch_size=len(right))
 
 
 TASKS: dict[str, type[Task]] = {"tokenizer": TokenizerTask, "generator": GeneratorTask, "encoder": EncoderTask}

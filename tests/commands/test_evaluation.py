@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import mmgen
+from mmgen.commands import evaluation
 from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
 from mmgen.images import decode
+from mmgen.protocols import Needs
 from mmgen.runs.directory import RunDirectory
 from mmgen.testing.stand_ins import small_samples
 
@@ -109,6 +112,42 @@ def test_each_caption_is_drawn_once_however_many_ask_for_it(judged):
     assert len(drawn) >= 4
 
 
+class Judge:
+    """Keeps what it is given."""
+
+    def __init__(self, **needs):
+        self.needs, self.given = Needs("heldout_pairs", **needs), []
+
+    def begin(self, setting):
+        pass
+
+    def update(self, evidence):
+        self.given += zip([sample["caption"] for sample in evidence.samples], evidence.drawings, strict=True)
+
+    def compute(self):
+        pass
+
+
+def test_pictures_that_share_a_caption_have_drawings_of_their_own(finished, config, tmp_path, monkeypatch):
+    """Given the same ones, each would be counted as a case, and the interval would be too narrow."""
+    monkeypatch.setattr(evaluation, "CHUNK", 5)
+    model = mmgen.load(str(finished))
+    dataset = Bars({"train": range(20), "val": range(20, 30), "heldout_pairs": range(30, 48)})
+    own = Evaluation(model, Pictures(dataset), RunDirectory(tmp_path).create({}), config, shows=False)
+    judges = {"two": Judge(drawings=2), "three": Judge(drawings=3, max_pictures=4)}
+    own._draw_all(judges)
+    for judge in judges.values():
+        own._judge(judge)
+        count, before = judge.needs.drawings, {}
+        for caption, images in judge.given:
+            k = before[caption] = before.get(caption, -1) + 1
+            drawn = model.draw([caption], num_images=(k + 1) * count, seed=config["drawing"]["seed"], cut=True)[0]
+            chosen = [i for i, number in enumerate(drawn.numbers.tolist()) if number >= k * count]
+            torch.testing.assert_close(images, drawn.images[chosen], msg=f"{caption}, picture {k}")
+    assert len(judges["two"].given) == 18
+    assert len({caption for caption, _ in judges["two"].given}) == 12
+
+
 def test_reconstructions_lie_beside_the_originals(judged):
     directory, result, _ = judged
     shapes = {decode(directory / result["reconstructions"][name]).shape for name in ("originals", "reconstructions")}
@@ -124,6 +163,12 @@ def test_what_a_dataset_lacks_makes_an_evaluator_step_aside_and_say_why(finished
     assert aside == {"zero_shot": "the dataset declares no templates"}
     assert result["findings"]["zero_shot"]["numbers"] == []
     assert {entry["split"] for entry in result["drawings"]} == {"val"}
+
+
+def test_a_split_without_pictures_makes_an_evaluator_step_aside():
+    """All are held out, under another name; none is left to validate on."""
+    subject = Subject(None, Pictures(Bars({"test": range(48)})))
+    assert subject.aside(Needs("heldout_pairs")) == "the dataset has no pictures in val; it has the splits test"
 
 
 def test_the_same_model_is_judged_the_same(finished, config, judged, tmp_path):

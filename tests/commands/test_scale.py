@@ -176,6 +176,34 @@ def test_one_process_s_bad_loss_stops_all_before_the_step(work):
     assert "the gradient's norm is nan at step 4" in said(directory, 1, 0)
 
 
+PAIRS = """
+from mmgen.testing.stand_ins import small_samples
+
+
+class Pairs(list):
+    def __init__(self):
+        super().__init__(small_samples(24, 16))
+        self.splits = {"train": range(24), "val": range(7, 18)}
+"""
+
+
+def test_an_encoder_s_validation_searches_the_pictures_of_all_processes(tmp_path):
+    """Eleven pictures, so that one comes twice for the second process to have as many."""
+    (tmp_path / "pairs.py").write_text(PAIRS)
+    encoder = ["encoder.width=32", "encoder.embed_dim=16", "encoder.image_layers=1", "encoder.text_layers=1"]
+    encoder += ["encoder.num_heads=2", "task.text_tokenizer={vocab_size: 280, context_length: 24}"]
+    steps = ["trainer.max_steps=6", "trainer.val_check_interval=2", "task.batch_size=8", QUIET]
+    train = ["train", "task=encoder", "dataset=pairs:Pairs", *encoder, *steps]
+    groups = []
+    for processes, trainer in ((1, "cpu"), (2, "ddp")):
+        placed = [f"trainer={trainer}", *CPU, f"trainer.devices={processes}", f"run.name={trainer}"]
+        groups.append((processes, [command(*train, *placed)]))
+    assert run_groups(tmp_path, groups) == [[[0]], [[0], [0]]], said(tmp_path, 0, 0) + said(tmp_path, 1, 0)
+    ours, theirs = (rows(tmp_path / "runs" / name, "val/retrieval_at_1") for name in ("ddp", "cpu"))
+    assert len(theirs) == 3
+    assert ours == theirs
+
+
 # ---- what takes longer: four processes, other options, and the command's own processes
 
 

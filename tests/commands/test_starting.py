@@ -15,7 +15,7 @@ import pytest
 
 from mmgen import cli, ranks
 from mmgen.commands import launch, starting
-from mmgen.commands.preflight import check_ranks
+from mmgen.commands.preflight import check_precision, check_ranks
 from mmgen.commands.stages import Stage
 from mmgen.errors import ConfigError, ConfigErrors, NonFiniteError
 
@@ -90,6 +90,34 @@ def test_a_batch_that_its_replicas_divide_is_taken(monkeypatch):
     monkeypatch.setattr(ranks, "_current", ranks.Ranks(0, 4))
     trainer = {**CPU, "devices": 4, "strategy": "fsdp", "tensor_parallel_size": 2}
     check_ranks(Stage("generator", {}, {"batch_size": 18}, trainer, {}, 1, "x"), "")
+
+
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        *((name, "ends a training") for name in ("16-mixed", "16")),
+        *((name, "moving average") for name in ("16-true", "bf16-true", "transformer-engine")),
+    ],
+)
+def test_a_precision_that_loses_what_is_learned_is_refused(precision, why):
+    with pytest.raises(ConfigError, match=f"encoder cannot be trained with trainer.precision={precision}") as caught:
+        check_precision(Stage("encoder", {}, {}, {**CPU, "precision": precision}, {}, 1, "x"), "stages.encoder.")
+    assert caught.value.where == "stages.encoder.trainer.precision"
+    assert why in caught.value.why
+    assert caught.value.fix == "stages.encoder.trainer.precision=bf16-mixed"
+
+
+@pytest.mark.parametrize("precision", [None, "32-true", "32", "64-true", "bf16-mixed", "bf16"])
+def test_a_precision_that_keeps_weights_whole_is_taken(precision):
+    check_precision(Stage("encoder", {}, {}, {**CPU, "precision": precision}, {}, 1, "x"), "")
+
+
+def test_the_command_refuses_a_precision_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "task=encoder", "dataset=colours", "dataset.image_size=16", "trainer.precision=bf16-true"]
+    assert cli.main([*argv, "run.name=rounded"]) == 2
+    assert "fix: trainer.precision=bf16-mixed" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "rounded" / "checkpoints").exists()
 
 
 # ---- how they end

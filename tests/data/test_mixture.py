@@ -196,6 +196,16 @@ def test_every_part_has_its_own_train_and_val(parts: dict[str, Any]):
 
 
 @pytest.mark.usefixtures("owned")
+def test_what_a_part_holds_out_is_not_trained_on(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Also of a part that declares no `train`."""
+    monkeypatch.setattr(Owned, "splits", {"far": [3, 1]})
+    dataset = Mixture({"animals": parts["animals"], "one": {"name": "owned"}}, image_size=8)
+    one = dataset.parts["one"]
+    assert dataset.splits["far"] == [one[3], one[1]]
+    assert sorted(i for name in ("train", "val") for i in dataset.splits[name] if i in one) == [one[0], one[2]]
+
+
+@pytest.mark.usefixtures("owned")
 def test_what_parts_declare_is_united(parts: dict[str, Any]):
     dataset = Mixture({"one": {"name": "owned"}, "two": {"name": "redder"}, "animals": parts["animals"]}, image_size=8)
     check_dataset(dataset)

@@ -126,6 +126,20 @@ def test_val_is_taken_from_a_declared_train() -> None:
     assert Pictures(dataset).positions("val") == val
 
 
+def test_what_is_declared_to_be_held_out_is_never_trained_on() -> None:
+    """Also where no `train` is declared: it is what is in no split."""
+    far = list(range(0, 1_000, 2))
+    dataset = Numbered(1_000, splits={"far": far})
+    train, val = split_positions(dataset, "train"), split_positions(dataset, "val")
+    assert sorted(train + val) == list(range(1, 1_000, 2))
+    assert 0 < len(val) < 60
+    assert (Pictures(dataset).positions("train"), Pictures(dataset).positions("val")) == (train, val)
+    with_val = Numbered(6, splits={"far": [0], "val": [3, 2]})
+    assert [split_positions(with_val, name) for name in ("train", "val")] == [[1, 4, 5], [3, 2]]
+    for name in ("train", "val"):
+        assert split_positions(Numbered(2, splits={"far": [0, 1]}), name) == []
+
+
 def test_an_unknown_split_names_the_known_ones() -> None:
     with pytest.raises(DataError, match="no split 'test'") as caught:
         split_positions(Numbered(10, splits={"train": [1], "val": [2], "far": [3]}), "test")

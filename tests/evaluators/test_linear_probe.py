@@ -102,6 +102,14 @@ def test_accuracy_against_a_count_by_hand(number):
     assert sum(row[row["class"]] for row in table) == 50
 
 
+def test_a_dataset_with_nothing_to_train_on_has_nothing_to_fit():
+    """One that declares all of its pictures to be held out."""
+    probe = LinearProbe()
+    probe.begin(Setting("test", splits=("test",), evidence=lambda name: iter(()), classes={"colour": COLOURS}))
+    probe.update(evidence(*clouds(30, 1), "test"))
+    assert probe.compute().stood_aside.endswith("training pictures of two classes or more: there are none")
+
+
 def test_without_a_split_for_it_part_of_the_training_pictures_choose_the_strength(number):
     train, val = clouds(90, 0), clouds(45, 1)
     findings, asked = judge(LinearProbe(), evidence(*val, "val"), {"train": evidence(*train, "train")}, "val")

@@ -5,7 +5,7 @@ from mmgen.data.scenes import Scenes
 from mmgen.evaluators.scene_judge import SceneJudge
 from mmgen.evaluators.scene_sheets import FRAME, GREEN, RED
 from mmgen.protocols import Evidence, Setting
-from mmgen.scenes.description import Corner, Object, Thing, Transformation, to_json
+from mmgen.scenes.description import Corner, Object, Pair, Thing, Transformation, to_json
 from mmgen.scenes.drawing import draw
 from mmgen.scenes.layout import draw_layout
 from mmgen.scenes.lexicon import thing
@@ -185,6 +185,22 @@ def test_what_has_to_be_right_can_be_chosen(objects, number):
     for attributes, right in ((None, 0), (["shape"], 0.5), (["colour"], 0.5), (["relation"], 1)):
         findings = judge(SceneJudge(drawings=1, attributes=attributes), objects, drawn)
         assert number(findings, "scene_judge/right").value == right
+
+
+def test_things_of_one_drawing_are_no_independent_cases(sample, number):
+    """Of three pairs, and an object, five of seven shapes are right: the interval is that of four drawings."""
+    star, heart, cross = Thing("star", "red"), Thing("heart", "blue"), Thing("cross", "red")
+    scenes = [*[Pair(star, "above", heart)] * 3, Object(star)]
+    samples = [sample(picture(scene), "asked", id=str(i), scene=to_json(scene)) for i, scene in enumerate(scenes)]
+    shown = [scenes[0], *[Pair(cross, "above", heart)] * 2, scenes[3]]
+    findings = judge(SceneJudge(drawings=1), samples, torch.stack([picture(scene) for scene in shown])[:, None])
+    shape, relation = number(findings, "scene_judge/shape"), number(findings, "scene_judge/relation")
+    assert (shape.value, shape.n) == (pytest.approx(5 / 7), 4)
+    assert "the share of 7 marks, n counts drawings" in shape.note
+    assert (relation.value, relation.n) == (1, 3)
+    assert "n counts" not in relation.note
+    rows = {row["attribute"]: row["n"] for row in findings.tables["By attribute, and the judge itself"]}
+    assert (rows["shape"], rows["relation"], rows["all right"]) == (4, 3, 4)
 
 
 def test_every_kind_of_a_mixed_split(number):

@@ -122,6 +122,21 @@ def test_the_logit_scale_is_held_at_a_hundred():
     assert at[9.0][0] == pytest.approx(at[math.log(100)][0], rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_logit_scale_past_a_hundred_comes_back(loss):
+    """A clamp in the loss alone would leave it without a gradient there. Two losses before one backward pass, as where
+    gradients are accumulated."""
+    model = make(small_text_tokenizer(), loss=loss).train()
+    with torch.no_grad():
+        model.logit_scale.fill_(4.7)
+    optimizer = torch.optim.SGD([model.logit_scale], lr=1e-3)
+    (model.training_loss(small_batch(16), 0)[0] + model.training_loss(small_batch(16), 0)[0]).backward()
+    assert float(model.logit_scale.detach()) == pytest.approx(math.log(100))
+    assert float(model.logit_scale.grad) > 1  # of pairs it does not tell apart yet
+    optimizer.step()
+    assert float(model.logit_scale.detach()) < math.log(100) - 1e-3
+
+
 def test_it_learns_eight_pairs():
     model = make(Words(6)).train()
     batch = {**small_batch(16, count=8), "caption": [f"{i} {9 - i} {i * 3 % 10}" for i in range(8)]}

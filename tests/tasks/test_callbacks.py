@@ -60,6 +60,47 @@ def test_a_write_that_fails_is_told_and_tried_again_at_the_next_interval(tmp_pat
     assert newest_valid(tmp_path)[0] == tmp_path / "step-000012"
 
 
+def test_a_write_that_failed_is_not_tried_again_amid_a_step(tmp_path, monkeypatch):
+    """With gradients accumulated over two batches; half a step could not be gone on with."""
+    tried, saved, failed = [], [], []
+    write = SafeCheckpointIO.save_checkpoint
+
+    def save(self, checkpoint, path, storage_options=None):
+        tried.append(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"])
+        if len(tried) == 1:
+            raise CheckpointError("cannot write: the disk is full", code="MMG-K04")
+        write(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(SafeCheckpointIO, "save_checkpoint", save)
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 12}
+    fit(
+        make_task("tokenizer", Brightness()),
+        SaveCheckpoints(tmp_path, 2, saved=saved.append, failed=failed.append),
+        **options,
+    )
+    assert (saved, len(failed)) == ([4, 6], 1)
+    assert tried == [4, 8, 12]
+
+
+def test_what_is_left_of_lightning_s_epoch_is_a_step_of_its_own(tmp_path):
+    """Three batches an epoch, two a step: steps end after batches 2, 3, 5, 6 …, and each has its checkpoint, and heeds
+    a signal."""
+
+    class Struck(Brightness):
+        def training_loss(self, batch, step):
+            if self.training and step == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return super().training_loss(batch, step)
+
+    saved = []
+    with StopOnSignal() as stop:
+        save = SaveCheckpoints(tmp_path, 1, saved=saved.append, failed=pytest.fail)
+        options = {"accumulate_grad_batches": 2, "overfit_batches": 3, "val_check_interval": 3}
+        trainer = fit(make_task("tokenizer", Struck()), stop, save, **options)
+    assert saved == [1, 2, 3, 4]
+    assert trainer.fit_loop.epoch_loop.batch_progress.total.completed == 6
+
+
 def test_the_third_failure_in_a_row_ends_the_training(tmp_path, monkeypatch):
     failing(monkeypatch, {4, 6, 8})
     saved, failed, reached = [], [], []

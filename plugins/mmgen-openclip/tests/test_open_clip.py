@@ -58,6 +58,15 @@ def test_a_residual_network_learns_too(tiny):
     assert 0 <= float(logs["batch_accuracy"]) <= 1
 
 
+def test_a_logit_scale_past_a_hundred_comes_back(tiny):
+    encoder = build(tiny()).train()
+    with torch.no_grad():
+        encoder.logit_scale.fill_(4.7)
+    encoder.training_loss(small_batch(32), 0)[0].backward()
+    assert float(encoder.logit_scale.detach().exp()) == pytest.approx(100)
+    assert float(encoder.logit_scale.grad) > 0
+
+
 @torch.no_grad()
 def test_the_loss_is_the_symmetric_cross_entropy(tiny):
     encoder, batch = build(tiny()).eval(), small_batch(32)
