@@ -156,6 +156,8 @@ class ShowProgress(pl.Callback):
         self.bar = bar
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        if _amid_step(trainer):
+            return
         loss = trainer.callback_metrics.get("train/loss")
         self.bar.advance(1, "" if loss is None else f"loss {float(loss):.3f}")
 

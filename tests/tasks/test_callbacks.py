@@ -176,13 +176,14 @@ def test_reconstructions_are_shown_beside_the_originals():
     torch.testing.assert_close(shown, torch.cat([images, rebuilt]))
 
 
-def test_the_bar_moves_with_every_step_and_shows_the_loss():
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_bar_moves_with_every_step_and_shows_the_loss(batches):
     moved: list[tuple[int, str]] = []
 
     class Line:
         def advance(self, count, text):
             moved.append((count, text))
 
-    fit(make_task("tokenizer", Brightness()), ShowProgress(Line()))
+    fit(make_task("tokenizer", Brightness()), ShowProgress(Line()), accumulate_grad_batches=batches)
     assert [count for count, _ in moved] == [1] * 6
     assert moved[-1][1].startswith("loss 0.")

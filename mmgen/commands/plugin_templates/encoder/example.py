@@ -45,7 +45,10 @@ class Example(nn.Module):
         keys = batch["key"] if self.training else None
         text_tokens = self.text_tokenizer.encode(batch["caption"], keys).to(self.logit_scale.device)
         image_features, text_features = self.encode_image(batch["image"]), self.encode_text(text_tokens)
-        logits = self.logit_scale.clamp(max=4.6).exp() * image_features @ text_features.T
+        if self.training:
+            with torch.no_grad():  # in place: held in the loss alone it would have no gradient once it is past
+                self.logit_scale.clamp_(max=4.6)
+        logits = self.logit_scale.exp() * image_features @ text_features.T
         pairs = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
         right = (logits.argmax(-1) == pairs).float().mean()
