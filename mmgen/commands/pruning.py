@@ -17,7 +17,7 @@ from mmgen.commands.runs import age, state_text
 from mmgen.errors import ConfigError, RunLockedError, quoted
 from mmgen.files import remove, size
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.listing import Run, list_runs, open_run
+from mmgen.runs.listing import UNREADABLE, Run, list_runs, open_run
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _STEP = re.compile(r"step-\d+")
@@ -44,6 +44,8 @@ def prune(options: PruneRuns, words: list[str]) -> int:
     only(words, 0, None, "mmgen runs prune [RUN]…")
     every = list_runs(options.dir)
     chosen = [run for run in _chosen(words, every) if _matches(run, options)]
+    if not words:
+        chosen = [run for run in chosen if run.state != UNREADABLE]  # of which nothing is known: it has to be named
     running = [run for run in chosen if run.state == "running"]
     chosen = [run for run in chosen if run.state != "running"]
     needed = {} if options.checkpoints else _needed(chosen, every)

@@ -196,6 +196,21 @@ def test_prune_shows_first_and_removes_only_with_yes(told: Told):
     assert "which runs?" in told("prune", code=2)
 
 
+def test_what_is_no_run_and_what_cannot_be_read_is_not_pruned_by_state(told: Told):
+    other = Path("runs/other/build")
+    other.mkdir(parents=True)
+    (other / "status.json").write_text('{"state": "ok"}')
+    (other / "data.txt").write_text("x")
+    make("torn", days=99).status_file.write_text("{")
+    for chosen in ("state=failed", "older_than=1d", "checkpoints=true"):
+        assert told("prune", chosen, "yes=true") == "nothing to remove\n"
+    assert (other / "data.txt").is_file()
+    assert "torn  unreadable" in told("list", "state=unreadable")
+    assert "is no run" in told("prune", "runs/other/build", "yes=true", code=5)
+    assert "removed" in told("prune", "runs/torn", "yes=true"), "it was named"
+    assert os.listdir("runs") == ["other"]
+
+
 def test_prune_by_age(told: Told):
     make("old", days=31)
     make("new", days=29)
