@@ -106,6 +106,16 @@ def test_budgets_of_time_and_of_steps(drive):
     assert len(driver.ranked) == 4, "what was worked before counts, and one more began"
 
 
+def test_a_worker_that_joins_later_takes_nothing_from_the_time_that_was_worked(sweep):
+    ledger = Driver(sweep(trials=1)).ledger
+    ledger._began -= 1000
+    now = ledger._began + 1000
+    ledger.storage.set_study_user_attr(ledger.study_id, "worked:gone", [now - 2000, now - 1500])
+    ledger.storage.set_study_user_attr(ledger.study_id, "worked:joined", [now - 20, now - 10])
+    assert 1500 <= ledger.seconds() < 1510
+    ledger.close()
+
+
 def test_parameters_that_exist_only_beside_values_of_others(drive):
     space = {
         "x": {"low": 0.0, "high": 1.0},
