@@ -5,6 +5,8 @@ import pytest
 
 from mmgen.errors import ConfigError
 from mmgen.sweeps.driver import Driver
+from mmgen.sweeps.goals import parse
+from mmgen.sweeps.report import write_report
 from tests.sweeps.left import Left
 
 
@@ -76,6 +78,28 @@ def test_bad_trials_are_pruned_while_they_run(drive, tmp_path):
     assert states == {0: "complete", 1: "complete", 2: "pruned"}
     assert Left(tmp_path).ends["quick-0002"] == 0, "its process was stopped"
     assert 0 < driver.ranked[-1].steps < 5
+    assert len(driver.ranked[-1].values) == 1, "it counts with what it had reached"
+
+
+def test_what_is_watched_is_no_value_of_the_goal(drive):
+    """Pruned by a metric of its own, which is to be maximized while the goal is to be minimized."""
+    (watched,) = parse("val/psnr", "maximize", "last", True)
+    driver = drive(
+        trials=3,
+        first=({"x": 0.3}, {"x": 0.31}, {"x": 0.1}),
+        pruner={"name": "median", "n_startup_trials": 2},
+        watched=watched,
+        overrides=["slow=0.4"],
+    )
+    pruned = driver.ranked[-1]
+    assert (pruned.number, pruned.state, pruned.values) == (2, "pruned", ())
+    study = optuna.load_study(study_name="quick", storage=driver.storage)
+    assert set(study.trials[2].intermediate_values.values()) == {-3.0}
+    assert driver.told[2].startswith("trial 2: pruned at val/psnr 3 in ")
+    page = write_report(driver.sweep, driver.ranked, study).read_text(encoding="utf-8")
+    assert "A pruned trial was stopped by val/psnr, and has no value." in page
+    assert page.count('<td class="n">–</td>') == 1
+    assert "trial 2 (pruned)" not in page[page.index('id="parallel"') : page.index('id="curves"')]
 
 
 def test_a_trial_that_would_be_pruned_at_its_last_step_is_complete(drive):
