@@ -43,6 +43,9 @@ class Driver:
     Args:
         sweep: what to run.
         tell: where a line about each trial goes.
+
+    Raises:
+        ConfigError: something of the sweep cannot be, or it was made with another definition.
     """
 
     sweep: Sweep
@@ -67,16 +70,19 @@ class Driver:
         self.storage = search.storage(sweep.storage, sweep.directory)
         directions = [goal.direction for goal in sweep.goals]
         self.ledger = Ledger(sweep.name, self.storage, sweep.directory, directions, sweep.grace)
+        try:
+            self.ledger.agree(sweep.described())
+        except BaseException:
+            self.ledger.close()
+            raise
 
     def run(self) -> list[Result]:
         """All trials, ranked.
 
         Raises:
-            ConfigError: the sweep was made with another definition.
             Interrupted: a signal came; the trials that ran have saved what they had, and go on next time.
         """
         try:
-            self.ledger.agree(self.sweep.described())
             with self._signals(), self._bar() as bar:
                 self._loop(bar)
         finally:

@@ -16,6 +16,7 @@ from mmgen.commands.recipe import write_experiment
 from mmgen.commands.searching import asked, divide, seconds
 from mmgen.errors import ConfigError, ConfigErrors
 from mmgen.runs.config import differences
+from mmgen.sweeps.driver import Driver
 from mmgen.sweeps.wandb_file import write_wandb_sweep
 from mmgen.tracking.wandb_mirror import WandbMirror
 from tests.tiny import mmgen, start, write_pictures
@@ -107,6 +108,18 @@ def test_the_recipe_as_it_is_lacks_nothing_that_it_has_not(tmp_path):
     assert found.sweep.first == ({"tokenizer.width": 64},)
     assert found.has_baseline
     assert found.notes == []
+
+
+def test_a_refused_command_leaves_the_sweep_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures")
+    Driver(ask(*TRAIN, LR, "sweep.name=lr").sweep).ledger.close()
+    definition = tmp_path / "sweeps/lr/sweep.yaml"
+    definition.write_text("as it was\n")
+    other = "task.optimizer.lr=tag(log,interval(1e-4,1e-1))"
+    assert cli.main(["sweep", *TRAIN, other, "sweep.name=lr"]) == 2
+    assert "was made with another definition" in capsys.readouterr().err
+    assert definition.read_text() == "as it was\n"
 
 
 def test_a_search_of_one_option_of_one_component(tmp_path):
