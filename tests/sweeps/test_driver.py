@@ -162,6 +162,13 @@ def test_a_grid_is_tried_once_through(drive):
     ]
 
 
+def test_brute_force_tries_every_point_once_beside_its_conditions(drive):
+    space = {"kind": ["a", "b"], "x": {"low": 0.0, "high": 0.3, "step": 0.1, "when": {"kind": "b"}}}
+    driver = drive(trials=50, space=space, sampler={"name": "brute_force"}, first=({"kind": "a"},), workers=2)
+    tried = sorted((r.params["kind"], round(r.params.get("x", -1), 1)) for r in driver.ranked)
+    assert tried == [("a", -1), ("b", 0.0), ("b", 0.1), ("b", 0.2), ("b", 0.3)]
+
+
 def test_another_definition_of_the_same_sweep_is_refused(drive):
     drive(trials=1)
     with pytest.raises(ConfigError, match=r"space.x.high: 1.0 → 2.0") as caught:
