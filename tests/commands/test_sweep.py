@@ -51,6 +51,15 @@ def ask(*overrides, chosen=None, config_dir=None):
         ([*TRAIN, LR, "sweep.goal=[val/loss,val/psnr]", "sweep.direction=maximize", "sweep.pruner=median"], "pruned"),
         ([*TRAIN, LR, "total_time=soon"], "is no time"),
         ([*TRAIN, LR, "sweep.first=[{tokenizer.width:8}]"], "which is not searched"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:0.2}]"], "task.optimizer.lr from 0.0001 to 0.01"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:inf}]"], "sweep.first[0] has 'task.optimizer.lr=inf'"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:high}]"], "sweep.first[0] has 'task.optimizer.lr=high'"),
+        (
+            [*TRAIN, "tokenizer.width=choice(32,64)", "sweep.first=[{tokenizer.width:32},{tokenizer.width:48}]"],
+            "sweep.first[1] has 'tokenizer.width=48', which the search could not propose",
+        ),
+        ([*TRAIN, "task.batch_size=range(8,33,8)", "sweep.first=[{task.batch_size:12}]"], "to 32 in steps of 8"),
+        ([*TRAIN, "task.batch_size=int(interval(8,32))", "sweep.first=[{task.batch_size:12.5}]"], "32, whole numbers"),
         ([*TRAIN, LR, "sweep.gaol=val/loss"], "did you mean sweep.goal"),
         ([*TRAIN, LR, "sweep=learning_rat"], "learning_rate"),
     ],
@@ -95,6 +104,13 @@ def test_the_first_trial_is_the_recipe_as_it_is():
     assert not found.has_baseline
     assert ask(*TRAIN, LR).has_baseline
     assert ask(*TRAIN, LR, "sweep.baseline=false").sweep.first == ()
+
+
+def test_settings_to_begin_with_are_as_the_search_would_propose_them():
+    given = "sweep.first=[{task.optimizer.lr:0.01,tokenizer.width:64},{task.ema_decay:0}]"
+    found = ask(*TRAIN, LR, "tokenizer.width=choice(32,64)", "task.ema_decay=interval(0.0,0.5)", given)
+    assert found.sweep.first[1:] == ({"task.optimizer.lr": 0.01, "tokenizer.width": 64}, {"task.ema_decay": 0.0})
+    assert type(found.sweep.first[2]["task.ema_decay"]) is float
 
 
 def test_the_recipe_as_it_is_lacks_nothing_that_it_has_not(tmp_path):
