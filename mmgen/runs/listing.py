@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,11 @@ class Run:
 def stages_of(directory: Path) -> list[str]:
     """The stages that a run of several may have: the three, and the further encoders that are there."""
     return [*STAGES, *sorted(path.name for path in directory.glob(RIVALS))]
+
+
+def is_stage(name: str) -> bool:
+    """Whether a directory of a run, called so, is that of a stage or of a rival."""
+    return name in STAGES or fnmatch(name, RIVALS)
 
 
 def find_runs(directory: str | Path, depth: int = DEPTH) -> Iterator[Path]:

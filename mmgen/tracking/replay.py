@@ -146,7 +146,7 @@ def _settings(directory: Path, names: Mapping[str, str]) -> dict[str, Any]:
     config = RunDirectory(directory).read_config()
     with suppress(MmgenError):  # of a run made before there was one
         config |= in_tracker(read_origin(directory))
-    return {**names, "config": redacted(config)}
+    return {**names, "config": redacted({**config, "directory": directory.name})}
 
 
 def _log_part(mirror: WandbMirror, directory: Path, settings: Mapping[str, Any]) -> None:

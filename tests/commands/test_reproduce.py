@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mmgen.commands.recorded import find_recorded
 from mmgen.files import read_json, write_json
 from mmgen.runs.agreement import compare_evaluations, compare_rows
-from mmgen.runs.origin import read_origin
+from mmgen.runs.origin import keep, origin, read_origin
+from mmgen.tracking.wandb_folder import WandbRun
 from tests.tiny import RUN, mmgen, write_pictures
 
 Call = Callable[..., tuple[int, str, str]]
@@ -137,6 +139,29 @@ def test_a_whole_run_again_is_equal_to_the_last_bit(finished: Path, tmp_path: Pa
     assert sorted(compared) == ["encoder", "evaluation", "generator", "tokenizer"]
     assert all(one["numbers"] >= 10 for one in compared.values())
     assert [compared[kind]["same_weights"] for kind in ("tokenizer", "generator", "encoder")] == [True] * 3
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_rival_alone_is_of_its_run(moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its directory, and its log in wandb, also where that was moved: the whole run is made again, and its rows are
+    the rival's, not those of the run's own encoder."""
+    made = origin("run", {"run": {"name": "both", "dir": "runs"}}, {"fingerprint": "abc"}, {"threads": 1})
+    run, rival = tmp_path / "runs/both", tmp_path / "runs/both/encoder-noisy"
+    for directory in (rival, run):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "status.json", {"state": "finished"})
+        keep(directory, made)
+    assert find_recorded(rival).path == run
+    log = (tmp_path / "sent" if moved else rival / "wandb") / "offline-run-1" / "run-1.wandb"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    config = {"kind": "encoder", "directory": "encoder-noisy", "origin": json.dumps(made)}
+    rows = [{"step": 0, "train/loss": 1.0}]
+    monkeypatch.setattr("mmgen.commands.recorded.read_wandb", lambda file: WandbRun(file, "1", config, rows, True))
+    found = find_recorded(log.parent)
+    assert found.rows == {"encoder-noisy": rows}
+    assert found.notes == ["wandb's log is of the encoder-noisy alone: its numbers are compared"]
+    assert found.beside == (Path("runs") if moved else tmp_path / "runs")
 
 
 # --- agreement -------------------------------------------------------------------------------------------------------
