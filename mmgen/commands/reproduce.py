@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmgen.commands.actions import Reproduce, only, read_options
+from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.composition import check_tree
 from mmgen.commands.help import table
 from mmgen.commands.recorded import Recorded, find_recorded, weights_of
@@ -26,7 +27,7 @@ Difference = tuple[str, Any, Any]
 
 
 def main(words: list[str], overrides: list[str], config_dir: Path | None = None) -> int:
-    """Runs it again in a directory of its own; gives the exit code, 4 where a number differs."""
+    """Runs it again in a directory of its own; gives the exit code, 4 where a number differs or an evaluator failed."""
     only(words, 1, 1, "mmgen reproduce RUN")
     secrets = [text for text in overrides if "." in text.partition("=")[0]]
     options = read_options(Reproduce, [text for text in overrides if text not in secrets])
@@ -39,9 +40,10 @@ def main(words: list[str], overrides: list[str], config_dir: Path | None = None)
     _refuse(differences, options.strict)
     from mmgen.commands.launch import call  # Lightning comes with the command
 
-    if code := call(recorded.command, config, []):
+    code = call(recorded.command, config, [])
+    if code not in (0, FAILED_PARTS):  # what an evaluator failed at is missing; the rest is there to be compared
         return code
-    return _report(recorded, Path(config["run"]["dir"]) / config["run"]["name"], differences)
+    return _report(recorded, Path(config["run"]["dir"]) / config["run"]["name"], differences) or code
 
 
 def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, Any]:

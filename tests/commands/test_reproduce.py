@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmgen.commands.recorded import find_recorded
+from mmgen.commands import reproduce
+from mmgen.commands.recorded import Recorded, find_recorded
 from mmgen.files import read_json, write_json
 from mmgen.runs.agreement import compare_evaluations, compare_rows
 from mmgen.runs.origin import keep, origin, read_origin
@@ -139,6 +140,29 @@ def test_a_whole_run_again_is_equal_to_the_last_bit(finished: Path, tmp_path: Pa
     assert sorted(compared) == ["encoder", "evaluation", "generator", "tokenizer"]
     assert all(one["numbers"] >= 10 for one in compared.values())
     assert [compared[kind]["same_weights"] for kind in ("tokenizer", "generator", "encoder")] == [True] * 3
+
+
+@pytest.mark.parametrize(("code", "compares"), [(0, True), (4, True), (143, False)])
+def test_a_run_of_which_an_evaluator_failed_is_compared(
+    code: int, compares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    made = origin("run", {"run": {"name": "one", "dir": "runs"}}, {"fingerprint": "abc"}, {"threads": 1})
+    recorded = Recorded(Path("runs/one"), Path("runs"), made, rows={"tokenizer": [{"step": 0, "train/loss": 1.0}]})
+
+    def again(command: str, config: dict, positionals: list) -> int:
+        stage = Path("runs/one-again/tokenizer")
+        stage.mkdir(parents=True)
+        (stage / "metrics.jsonl").write_text('{"step": 0, "train/loss": 1.0}\n')
+        return code
+
+    monkeypatch.setattr("mmgen.commands.launch.call", again)
+    monkeypatch.setattr("mmgen.commands.reproduce.find_recorded", lambda path: recorded)
+    monkeypatch.setattr("mmgen.commands.reproduce._config", lambda recorded, secrets, trust: dict(recorded.config))
+    monkeypatch.setattr("mmgen.commands.reproduce._differences", lambda recorded, config: iter(()))
+    assert reproduce.main(["runs/one"], []) == code
+    assert ("1 numbers, equal to the last bit" in capsys.readouterr().out) == compares
+    assert Path("runs/one-again/reproduction.json").is_file() == compares
 
 
 @pytest.mark.parametrize("moved", [False, True])
