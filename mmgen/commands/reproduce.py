@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmgen.commands.actions import Reproduce, only, read_options
 from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.composition import check_tree
@@ -16,10 +18,10 @@ from mmgen.errors import ConfigError, ConfigErrors, DataError, quoted
 from mmgen.files import read_json, write_json
 from mmgen.options import written
 from mmgen.runs.agreement import Agreement, compare_evaluations, compare_rows
-from mmgen.runs.config import REDACTED
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import SESSION
+from mmgen.runs.redaction import hides
 
 DIFFERS = 4  # the exit code of a run whose numbers are others
 
@@ -54,7 +56,7 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
         ConfigError: it holds a secret, which was not recorded.
     """
     tree: dict[str, Any] = recorded.config
-    lacking = [key for key, value in _flat(tree) if value == REDACTED]
+    lacking = [key for key, value in _flat(tree) if hides(value)]
     for text in secrets:
         key, _, value = text.partition("=")
         if key not in lacking:
@@ -70,7 +72,7 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
         place = tree
         for section in sections:
             place = place[section]
-        place[leaf] = value
+        place[leaf] = _listed(value) if isinstance(place[leaf], list) or value[:1] == "[" else value
     if lacking:
         raise ConfigError(
             f"{lacking[0]} was not recorded, being secret", code="MMG-C05", where=lacking[0], fix=f"{lacking[0]}=VALUE"
@@ -79,6 +81,15 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
     if errors:
         raise ConfigErrors(errors)
     return config
+
+
+def _listed(text: str) -> Any:
+    """What stood in a list is given as one: `KEY=[A,B]`."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,8 +14,9 @@ import yaml
 
 from mmgen.errors import CheckpointError, ConfigError, MmgenError, quoted
 from mmgen.files import is_leftover, read_json, remove_leftovers, require_space, write_atomic, write_json
-from mmgen.runs.config import ABSENT, REDACTED, config_fingerprint, differences, plain
+from mmgen.runs.config import ABSENT, config_fingerprint, differences, plain
 from mmgen.runs.lock import locked
+from mmgen.runs.redaction import hides
 
 # What may differ between starts of one run: where it lies, whether it goes on, who is told.
 MAY_DIFFER = ("run", "resume", "tracking", "wanted")
@@ -168,7 +169,8 @@ class RunDirectory:
             return
         shown = ", ".join(f"{key} {quoted(old, 30)} → {quoted(new, 30)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        back = " ".join(f"{key}={_as_override(old)}" for key, old, _ in changed[:5] if old not in (ABSENT, REDACTED))
+        known = [(key, old) for key, old, _ in changed[:5] if old is not ABSENT and not hides(old)]
+        back = " ".join(f"{key}={_as_override(old)}" for key, old in known)
         raise ConfigError(
             f"run directory {self.path} was made with another config: {shown}{more}",
             code="MMG-R02",

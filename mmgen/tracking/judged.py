@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mmgen.errors import MmgenError
 from mmgen.files import read_json
 from mmgen.runs.origin import in_tracker
+from mmgen.runs.redaction import redacted
 from mmgen.tracking.artifacts import Artifact, artifact_name, dataset_artifact, used_part
-from mmgen.tracking.redaction import redacted
 from mmgen.tracking.run_files import finite, items, list_of, part_of
 from mmgen.tracking.wandb_mirror import WandbMirror, allowed_mode
 

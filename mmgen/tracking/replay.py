@@ -13,9 +13,9 @@ from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import config_of, in_tracker, read_origin
+from mmgen.runs.redaction import redacted
 from mmgen.tracking.artifacts import part_artifact
 from mmgen.tracking.judged import JOB, settings_of, show_evaluation
-from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_folder import WandbRun, find_log, read_wandb
 from mmgen.tracking.wandb_mirror import SETTINGS, WandbMirror, earlier_pictures
 

@@ -115,10 +115,12 @@ def test_a_recorded_class_of_ones_own_is_imported_only_if_trusted(work: Path, ca
 def test_a_secret_has_to_be_given_again(work: Path, call: Call):
     shutil.copytree(work / "runs" / "tiny", work / "runs" / "secret")
     made = read_origin(work / "runs" / "secret")
-    made["config"]["tokenizer"]["hub_token"] = "<redacted>"
+    made["config"]["tokenizer"] |= {"hub_token": "<redacted>", "mirrors": ["https://<redacted>@host"]}
     write_json(work / "runs" / "secret" / "origin.json", made)
     code, _, err = call("reproduce", "runs/secret")
     assert (code, "fix: tokenizer.hub_token=VALUE" in err) == (2, True)
+    code, _, err = call("reproduce", "runs/secret", "tokenizer.hub_token=x")
+    assert (code, "fix: tokenizer.mirrors=VALUE" in err) == (2, True)
     code, _, err = call("reproduce", "runs/secret", "tokenizer.hub_token=x", "tokenizer.width=9")
     assert (code, "'tokenizer.width' is as it was recorded" in err) == (2, True)
 
