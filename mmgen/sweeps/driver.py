@@ -101,15 +101,13 @@ class Driver:
 
     def _loop(self, bar: TrialsBar) -> None:
         """Turns until all is done. A storage or a disk that fails is waited for: the trials do not need it."""
-        from optuna.exceptions import StorageInternalError
-
         failing: float | None = None
         while True:
             try:
                 if self._turn(bar):
                     return
                 failing = None
-            except (OSError, StorageInternalError) as error:
+            except search.out_of_reach() as error:
                 if failing is None:
                     self.tell(f"warning: the storage fails and is tried again: {type(error).__name__}: {error}")
                 failing = failing or time.monotonic()

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -225,6 +226,17 @@ def storage(address: str | None, directory: Path) -> BaseStorage:
             why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
             fix="storage=sqlite:///sweeps.db, or leave it out: a file in the sweep's directory",
         ) from error
+
+
+def out_of_reach() -> tuple[type[Exception], ...]:
+    """What storages raise that do not answer: Optuna wraps a database's errors, but not those of these clients."""
+    from optuna.exceptions import StorageInternalError
+
+    found: list[type[Exception]] = [OSError, StorageInternalError]
+    for client, error in (("grpc", "RpcError"), ("redis", "RedisError")):
+        if client in sys.modules:
+            found.append(getattr(sys.modules[client], error))
+    return tuple(found)
 
 
 def _database(address: str) -> BaseStorage:

@@ -1,5 +1,8 @@
 """A sweep's driver with trials that are real processes: it counts exactly and says what failed."""
 
+import sys
+import types
+
 import optuna
 import pytest
 
@@ -192,6 +195,25 @@ def test_trials_of_a_machine_that_has_gone_are_tried_again(sweep, tmp_path):
     assert left.study.trials[0].user_attrs["abandoned"]
     assert left.study.trials[1].params == lost.values or left.study.trials[2].params == lost.values
     assert gone.ledger.finish(lost.frozen, optuna.trial.TrialState.COMPLETE, [1.0], {}) is False, "too late"
+
+
+@pytest.mark.parametrize(("client", "name"), [("grpc", "RpcError"), ("redis", "RedisError")])
+def test_a_storage_behind_a_client_of_its_own_is_waited_for(sweep, monkeypatch, client, name):
+    monkeypatch.setattr("mmgen.sweeps.driver.LOOK", (0.1, 0.2))
+    module = types.ModuleType(client)
+    setattr(module, name, error := type(name, (Exception,), {}))
+    monkeypatch.setitem(sys.modules, client, module)
+    driver = Driver(sweep(trials=1), tell=lambda line: None)
+    turn, turns = driver._turn, []
+
+    def failing(bar):
+        turns.append(1)
+        if len(turns) in (1, 3):
+            raise error("failed to connect to all addresses")
+        return turn(bar)
+
+    driver._turn = failing
+    assert [r.state for r in driver.run()] == ["complete"]
 
 
 def test_a_storage_that_fails_for_a_while_is_waited_for(sweep, tmp_path, monkeypatch):
