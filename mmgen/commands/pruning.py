@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def _needed(chosen: Sequence[Run], every: Sequence[Run]) -> dict[Path, str]:
     for run in every:
         if run.path.resolve() in going:
             continue
-        for key in ("tokenizer_from", "init_from"):
+        for key in ("tokenizer_from", "encoder_from", "init_from"):
             source = run.config.get(key)
             if isinstance(source, str):
                 place = Path(str(run.origin.get("directory") or "."), source).resolve()
@@ -152,5 +151,3 @@ def _remove(one: Doomed, checkpoints: bool) -> None:
                 one.run.path.unlink()
             else:
                 remove(path)
-    if not checkpoints and one.run.path.exists():
-        shutil.rmtree(one.run.path, ignore_errors=True)
