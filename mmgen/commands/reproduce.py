@@ -201,7 +201,7 @@ def _report(recorded: Recorded, path: Path, differences: list[Difference]) -> in
             "of": str(recorded.path),
             "agrees": agrees,
             "differences": [{"key": key, "then": before, "now": after} for key, before, after in differences],
-            "compared": {kind: vars(one) | {"same_weights": weights.get(kind)} for kind, one in found.items()},
+            "compared": {kind: one.described() | {"same_weights": weights.get(kind)} for kind, one in found.items()},
         },
     )
     print(f"{path} {'is' if agrees else 'is not'} {recorded.path} to the last bit")

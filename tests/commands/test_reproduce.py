@@ -206,6 +206,24 @@ def test_rows_are_compared_by_step_and_name():
     assert not compare_rows([], []).exact
 
 
+@pytest.mark.parametrize(("old", "new", "shown"), [(None, 2.0, "nan → 2.0"), (2.0, math.inf, "2.0 → inf")])
+def test_a_number_that_is_finite_in_one_run_only_is_told_and_written(
+    old: float, new: float, shown: str, tmp_path: Path
+):
+    found = compare_rows(
+        [{"step": 0, "loss": 1.0}, {"step": 1, "loss": old}], [{"step": 0, "loss": 1.5}, {"step": 1, "loss": new}]
+    )
+    assert found.told().endswith("; of some, one of the two is not finite")
+    write_json(tmp_path / "found.json", found.described())
+    assert read_json(tmp_path / "found.json")["largest"] is None
+    found = compare_rows([{"step": 1, "loss": old}], [{"step": 1, "loss": new}])
+    assert (
+        found.told()
+        == f"1 of 1 numbers differ, the first at step 1: loss {shown}; of some, one of the two is not finite"
+    )
+    assert found.described()["first"] == (1, "loss", old, new if math.isfinite(new) else None)
+
+
 def test_throughput_and_memory_are_not_compared():
     old = [{"step": 0, "speed/pictures": 1.0, "train/step_seconds": 2.0, "system/cpu": 3.0, "train/loss": 0.5}]
     assert compare_rows(old, [{**old[0], "speed/pictures": 9.0}]).numbers == 1
