@@ -87,7 +87,7 @@ def _of_directory(path: Path) -> Recorded:
         if digest := weights_of(stage / "model"):
             found.weights[kind] = digest
     if (path / "evaluation.json").is_file():
-        found.evaluation = read_json(path / "evaluation.json", trusted=True, limit=50_000_000)
+        found.evaluation = RunDirectory(path).read_evaluation()
     state = RunDirectory(path).status().state
     if state != "finished":
         found.notes.append(f"{path} is not finished; what it logged is compared")

@@ -15,7 +15,7 @@ from mmgen.commands.composition import check_tree
 from mmgen.commands.help import table
 from mmgen.commands.recorded import Recorded, find_recorded, weights_of
 from mmgen.errors import ConfigError, ConfigErrors, DataError, quoted
-from mmgen.files import read_json, write_json
+from mmgen.files import write_json
 from mmgen.options import written
 from mmgen.runs.agreement import Agreement, compare_evaluations, compare_rows
 from mmgen.runs.directory import RunDirectory
@@ -186,8 +186,7 @@ def _report(recorded: Recorded, path: Path, differences: list[Difference]) -> in
         stage = RunDirectory(path / kind if recorded.command == "run" else path)
         found[kind] = compare_rows(rows, MetricsFile(stage.metrics_file).rows())
     if recorded.evaluation:
-        again = read_json(path / "evaluation.json", trusted=True, limit=50_000_000)
-        found["evaluation"] = compare_evaluations(recorded.evaluation, again)
+        found["evaluation"] = compare_evaluations(recorded.evaluation, RunDirectory(path).read_evaluation())
     weights = {kind: _weights(path, kind, recorded) == digest for kind, digest in recorded.weights.items()}
     told: list[tuple[str, ...]] = []
     for kind, agreement in found.items():

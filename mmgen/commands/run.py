@@ -193,7 +193,7 @@ def _judged(directory: RunDirectory, parts: dict[str, Part], beside: dict[Rival,
     lineage, evaluation = directory.path / "lineage.json", directory.path / "evaluation.json"
     if not (lineage.is_file() and evaluation.is_file()):
         return False
-    if read_json(evaluation, trusted=True).get("failed"):
+    if directory.read_evaluation().get("failed"):
         return False  # the plugin may be mended by now
     recorded = read_json(lineage, trusted=True)
     known = recorded["parts"] | recorded.get("rivals", {})

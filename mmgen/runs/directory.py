@@ -20,6 +20,8 @@ from mmgen.runs.redaction import hides
 
 # What may differ between starts of one run: where it lies, whether it goes on, who is told.
 MAY_DIFFER = ("run", "resume", "tracking", "wanted")
+STATES = ("running", "finished", "preempted", "failed")
+EVALUATION_LIMIT = 50_000_000  # bytes of an evaluation.json
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,6 @@ class Status:
     started: str = ""  # ISO 8601, UTC
     updated: str = ""
     pid: int = 0
-
-
-STATES = ("running", "finished", "preempted", "failed")
 
 
 class RunDirectory:
@@ -191,6 +190,15 @@ class RunDirectory:
         if not isinstance(found, dict) or not known >= found.keys() or found.get("state") not in STATES:
             raise CheckpointError(f"{self.status_file} is no status of a run", code="MMG-K05", fix="remove the file")
         return Status(**found)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What evaluation.json holds: every figure, drawing and score.
+
+        Raises:
+            CheckpointError: it is not there, or no JSON.
+        """
+        found: dict[str, Any] = read_json(self.path / "evaluation.json", trusted=True, limit=EVALUATION_LIMIT)
+        return found
 
     def update_status(self, **changes: Any) -> Status:
         """Writes some fields of the status, atomically; `updated` and `pid` come by themselves."""
