@@ -14,7 +14,7 @@ from mmgen import cli
 from mmgen.commands import composition, places
 from mmgen.commands.recipe import write_experiment
 from mmgen.commands.searching import asked, divide, seconds
-from mmgen.errors import ConfigError, ConfigErrors
+from mmgen.errors import ConfigError, ConfigErrors, Interrupted
 from mmgen.runs.config import differences
 from mmgen.sweeps.driver import Driver
 from mmgen.sweeps.wandb_file import write_wandb_sweep
@@ -136,6 +136,21 @@ def test_a_refused_command_leaves_the_sweep_as_it_is(tmp_path, monkeypatch, caps
     assert cli.main(["sweep", *TRAIN, other, "sweep.name=lr"]) == 2
     assert "was made with another definition" in capsys.readouterr().err
     assert definition.read_text() == "as it was\n"
+
+
+def test_a_sweep_that_is_interrupted_writes_its_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures")
+
+    def interrupted(driver):
+        driver.ledger.close()
+        raise Interrupted(2, "stopped: the same command goes on")
+
+    monkeypatch.setattr(Driver, "run", interrupted)
+    assert cli.main(["sweep", *TRAIN, LR, "sweep.name=lr"]) == 130
+    report = Path("sweeps/lr/report.html")
+    assert f"report: {report}" in capsys.readouterr().out
+    assert "Ranking" in report.read_text(encoding="utf-8")
 
 
 def test_a_search_of_one_option_of_one_component(tmp_path):
