@@ -7,8 +7,11 @@ import optuna
 import pytest
 
 from mmgen.errors import ConfigError
+from mmgen.runs.directory import RunDirectory
+from mmgen.runs.metrics import MetricsFile
 from mmgen.sweeps.driver import Driver
 from mmgen.sweeps.goals import parse
+from mmgen.sweeps.process import progress
 from mmgen.sweeps.report import write_report
 from tests.sweeps.left import Left
 
@@ -113,6 +116,29 @@ def test_a_trial_that_would_be_pruned_at_its_last_step_is_complete(drive):
     )
     assert {r.number: (r.state, r.steps) for r in driver.ranked} == dict.fromkeys(range(3), ("complete", 5))
     assert driver.ranked[-1].number == 2
+
+
+def test_how_far_a_trial_is_that_is_a_whole_run(tmp_path):
+    """All stages count from the beginning, but for what is taken from elsewhere; the one that runs by its rows."""
+    stages = {kind: {"trainer": {"max_steps": steps}} for kind, steps in
+              {"tokenizer": 400, "generator": 600, "encoder": 350}.items()}  # fmt: skip
+    rivals = {"noisy": {"trainer": {"max_steps": 50}}, "small": {}}
+    config = {"stages": stages, "encoder_from": "runs/other", "rivals": rivals}
+    assert progress(tmp_path / "trial") == (0, 0)
+    trial = RunDirectory(tmp_path / "trial").create(config)
+    assert progress(trial.path) == (0, 400 + 600 + 50 + 350)
+    begun = (("tokenizer", "finished", 400), ("generator", "running", 100), ("encoder", "finished", 9))
+    for kind, state, step in begun:
+        stage = trial.stage(kind)
+        stage.path.mkdir()
+        stage.update_status(state=state, step=step, max_steps=stages[kind]["trainer"]["max_steps"])
+    rows = MetricsFile(trial.stage("generator").metrics_file)
+    for step in (100, 149):
+        rows.append({"step": step, "train/loss": 1.0})
+    rows.close()
+    with open(rows.path, "a") as file:
+        file.write('{"step": 15')  # as it is while a row is written
+    assert progress(trial.path) == (400 + 150, 1400)
 
 
 def test_two_goals_have_a_front(drive):
