@@ -29,7 +29,7 @@ class NoOptions:
 @dataclass
 class ListRuns:
     dir: str = _option("runs", "where runs lie, in folders of any depth up to four")
-    state: Literal["running", "finished", "interrupted", "failed"] | None = _option(None, "only these")
+    state: Literal["running", "finished", "interrupted", "failed", "unreadable"] | None = _option(None, "only these")
     limit: int | None = _option(None, "the newest so many; null: all", low=1)
     html: str | None = _option(None, "also a page with the runs' pictures, one file")
 

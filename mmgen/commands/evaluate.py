@@ -92,7 +92,7 @@ def needs_of(evaluators: dict[str, Any]) -> list[Needs]:
 
 def failures(out: Path) -> int:
     """The exit code of an evaluation: 4 where an evaluator, or drawing, failed."""
-    found = read_json(out / "evaluation.json", trusted=True)
+    found = RunDirectory(out).read_evaluation()
     failed = found.get("failed") or {}
     for name in failed.keys() - found["findings"].keys():
         print(f"{name} failed: {failed[name]}")

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,9 +88,7 @@ class Evaluation:
             self._seconds |= judging._seconds
         undrawn = attempts.failed.get(DRAWING)
         result: dict[str, Any] = {**self.about, "findings": findings}
-        found = {number["name"] for finding in findings.values() for number in finding["numbers"]}
-        if lacking := sorted(self.config.get("wanted", {}).keys() - found):
-            result["wanted_and_not_found"] = lacking
+        note_wanted(result, self.config.get("wanted", {}))
         if attempts.failed:
             result["failed"] = attempts.failed
         if self.shows:
@@ -271,9 +269,6 @@ class Evaluation:
         if name != str(self.config["evaluator"][name]["name"]).partition("@")[0]:
             for number in numbers:  # one of several of its kind: its figures are told apart by its own name
                 number["name"] = f"{name}/{number['name'].rpartition('/')[2]}"
-        for number in numbers:
-            if (wanted := self.config.get("wanted", {}).get(number["name"])) is not None:
-                number["wanted"] = wanted
         return {
             "numbers": numbers,
             "tables": findings.tables,
@@ -288,6 +283,18 @@ class Evaluation:
         result = function(*arguments)
         self._seconds[name] = time.monotonic() - began
         return result
+
+
+def note_wanted(result: dict[str, Any], wanted: Mapping[str, float]) -> None:
+    """Writes beside each figure of an evaluation what it should reach, in place of what an earlier start wanted."""
+    numbers = [number for finding in result["findings"].values() for number in finding["numbers"]]
+    for number in numbers:
+        number.pop("wanted", None)
+        if wanted.get(number["name"]) is not None:
+            number["wanted"] = wanted[number["name"]]
+    result.pop("wanted_and_not_found", None)
+    if lacking := sorted(wanted.keys() - {number["name"] for number in numbers}):
+        result["wanted_and_not_found"] = lacking
 
 
 Redrawn = tuple[int, float, float]  # how many of each picture, from which share of its height and width on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mmgen.commands.runs import age, state_text
 from mmgen.errors import ConfigError, RunLockedError, quoted
 from mmgen.files import remove, size
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.listing import Run, list_runs, open_run
+from mmgen.runs.listing import UNREADABLE, Run, list_runs, open_run
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _STEP = re.compile(r"step-\d+")
@@ -44,6 +43,8 @@ def prune(options: PruneRuns, words: list[str]) -> int:
     only(words, 0, None, "mmgen runs prune [RUN]…")
     every = list_runs(options.dir)
     chosen = [run for run in _chosen(words, every) if _matches(run, options)]
+    if not words:
+        chosen = [run for run in chosen if run.state != UNREADABLE]  # of which nothing is known: it has to be named
     running = [run for run in chosen if run.state == "running"]
     chosen = [run for run in chosen if run.state != "running"]
     needed = {} if options.checkpoints else _needed(chosen, every)
@@ -104,7 +105,7 @@ def _needed(chosen: Sequence[Run], every: Sequence[Run]) -> dict[Path, str]:
     for run in every:
         if run.path.resolve() in going:
             continue
-        for key in ("tokenizer_from", "init_from"):
+        for key in ("tokenizer_from", "encoder_from", "init_from"):
             source = run.config.get(key)
             if isinstance(source, str):
                 place = Path(str(run.origin.get("directory") or "."), source).resolve()
@@ -150,5 +151,3 @@ def _remove(one: Doomed, checkpoints: bool) -> None:
                 one.run.path.unlink()
             else:
                 remove(path)
-    if not checkpoints and one.run.path.exists():
-        shutil.rmtree(one.run.path, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Any
 from mmgen.errors import CheckpointError, MmgenError, quoted
 from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
-from mmgen.runs.listing import STAGES, stages_of
+from mmgen.runs.listing import is_stage, stages_of
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import NAME, checked, read_origin
 from mmgen.tracking.wandb_folder import find_log, read_wandb
@@ -25,7 +25,7 @@ class Recorded:
         path: of the directory or the log that was read.
         beside: where a new run goes.
         origin: what `mmgen.runs.origin` keeps.
-        rows: every logged row, by stage.
+        rows: every logged row, by stage; of a rival by its directory's name.
         evaluation: evaluation.json, empty without one.
         weights: the SHA-256 of each finished part's weights.
         notes: what to tell before it is run.
@@ -62,7 +62,7 @@ def find_recorded(path: Path) -> Recorded:
     log = find_log(path)
     if log is not None:
         return _of_log(log)
-    if (path.parent / NAME).is_file() and path.name in STAGES:
+    if (path.parent / NAME).is_file() and is_stage(path.name):
         path = path.parent  # a stage alone depends on those before it
     if (path / "status.json").is_file():
         return _of_directory(path)
@@ -87,7 +87,7 @@ def _of_directory(path: Path) -> Recorded:
         if digest := weights_of(stage / "model"):
             found.weights[kind] = digest
     if (path / "evaluation.json").is_file():
-        found.evaluation = read_json(path / "evaluation.json", trusted=True, limit=50_000_000)
+        found.evaluation = RunDirectory(path).read_evaluation()
     state = RunDirectory(path).status().state
     if state != "finished":
         found.notes.append(f"{path} is not finished; what it logged is compared")
@@ -137,16 +137,23 @@ def _of_log(log: Path) -> Recorded:
         origin = checked(json.loads(text), str(log))
     except ValueError as error:
         raise CheckpointError(f"the origin in {log} is no JSON", code="MMG-K05", why=str(error)) from error
-    kind = str(wandb.config.get("kind"))
     inside = log.resolve().parent.parent.parent  # RUN[/STAGE]/wandb/offline-run-…/run-….wandb
-    run = inside.parent if inside.name in STAGES else inside
+    in_place = is_stage(inside.name) and (inside.parent / NAME).is_file()
+    run = inside.parent if in_place else inside
     beside = run.parent if (run / NAME).is_file() else Path(str(origin["config"]["run"]["dir"]))
-    found = Recorded(log, beside, origin, rows={kind: wandb.rows} if kind in STAGES else {})
+    stage = _stage_of(wandb.config, origin["command"], inside.name if in_place else None)
+    found = Recorded(log, beside, origin, rows={stage: wandb.rows} if is_stage(stage) else {})
     if not wandb.ended:
         found.notes.append("wandb's log has no end: the run crashed, and its last rows are not in it")
-    if origin["command"] == "run" and kind in STAGES:
-        found.notes.append(f"wandb's log is of the {kind} alone: its numbers are compared")
+    if origin["command"] == "run" and is_stage(stage):
+        found.notes.append(f"wandb's log is of the {stage} alone: its numbers are compared")
     return found
+
+
+def _stage_of(config: Mapping[str, Any], command: str, inside: str | None) -> str:
+    """What a log is of: the stage or the rival in whose directory it lies or, once it was moved, lay."""
+    told = str(config.get("directory"))
+    return inside or (told if command == "run" and is_stage(told) else str(config.get("kind")))
 
 
 def weights_of(model: Path) -> str | None:

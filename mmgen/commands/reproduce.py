@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmgen.commands.actions import Reproduce, only, read_options
+from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.composition import check_tree
 from mmgen.commands.help import table
 from mmgen.commands.recorded import Recorded, find_recorded, weights_of
 from mmgen.errors import ConfigError, ConfigErrors, DataError, quoted
-from mmgen.files import read_json, write_json
+from mmgen.files import write_json
 from mmgen.options import written
 from mmgen.runs.agreement import Agreement, compare_evaluations, compare_rows
-from mmgen.runs.config import REDACTED
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import SESSION
+from mmgen.runs.redaction import hides
 
 DIFFERS = 4  # the exit code of a run whose numbers are others
 
@@ -26,7 +29,7 @@ Difference = tuple[str, Any, Any]
 
 
 def main(words: list[str], overrides: list[str], config_dir: Path | None = None) -> int:
-    """Runs it again in a directory of its own; gives the exit code, 4 where a number differs."""
+    """Runs it again in a directory of its own; gives the exit code, 4 where a number differs or an evaluator failed."""
     only(words, 1, 1, "mmgen reproduce RUN")
     secrets = [text for text in overrides if "." in text.partition("=")[0]]
     options = read_options(Reproduce, [text for text in overrides if text not in secrets])
@@ -39,9 +42,10 @@ def main(words: list[str], overrides: list[str], config_dir: Path | None = None)
     _refuse(differences, options.strict)
     from mmgen.commands.launch import call  # Lightning comes with the command
 
-    if code := call(recorded.command, config, []):
+    code = call(recorded.command, config, [])
+    if code not in (0, FAILED_PARTS):  # what an evaluator failed at is missing; the rest is there to be compared
         return code
-    return _report(recorded, Path(config["run"]["dir"]) / config["run"]["name"], differences)
+    return _report(recorded, Path(config["run"]["dir"]) / config["run"]["name"], differences) or code
 
 
 def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
         ConfigError: it holds a secret, which was not recorded.
     """
     tree: dict[str, Any] = recorded.config
-    lacking = [key for key, value in _flat(tree) if value == REDACTED]
+    lacking = [key for key, value in _flat(tree) if hides(value)]
     for text in secrets:
         key, _, value = text.partition("=")
         if key not in lacking:
@@ -68,7 +72,7 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
         place = tree
         for section in sections:
             place = place[section]
-        place[leaf] = value
+        place[leaf] = _listed(value) if isinstance(place[leaf], list) or value[:1] == "[" else value
     if lacking:
         raise ConfigError(
             f"{lacking[0]} was not recorded, being secret", code="MMG-C05", where=lacking[0], fix=f"{lacking[0]}=VALUE"
@@ -77,6 +81,15 @@ def _config(recorded: Recorded, secrets: list[str], trust: bool) -> dict[str, An
     if errors:
         raise ConfigErrors(errors)
     return config
+
+
+def _listed(text: str) -> Any:
+    """What stood in a list is given as one: `KEY=[A,B]`."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -173,8 +186,7 @@ def _report(recorded: Recorded, path: Path, differences: list[Difference]) -> in
         stage = RunDirectory(path / kind if recorded.command == "run" else path)
         found[kind] = compare_rows(rows, MetricsFile(stage.metrics_file).rows())
     if recorded.evaluation:
-        again = read_json(path / "evaluation.json", trusted=True, limit=50_000_000)
-        found["evaluation"] = compare_evaluations(recorded.evaluation, again)
+        found["evaluation"] = compare_evaluations(recorded.evaluation, RunDirectory(path).read_evaluation())
     weights = {kind: _weights(path, kind, recorded) == digest for kind, digest in recorded.weights.items()}
     told: list[tuple[str, ...]] = []
     for kind, agreement in found.items():
@@ -188,7 +200,7 @@ def _report(recorded: Recorded, path: Path, differences: list[Difference]) -> in
             "of": str(recorded.path),
             "agrees": agrees,
             "differences": [{"key": key, "then": before, "now": after} for key, before, after in differences],
-            "compared": {kind: vars(one) | {"same_weights": weights.get(kind)} for kind, one in found.items()},
+            "compared": {kind: one.described() | {"same_weights": weights.get(kind)} for kind, one in found.items()},
         },
     )
     print(f"{path} {'is' if agrees else 'is not'} {recorded.path} to the last bit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 from mmgen import registry
 from mmgen.checkpoint.parts import Part, check_requires
 from mmgen.commands.evaluate import failures, needs_of
-from mmgen.commands.evaluation import Evaluation
+from mmgen.commands.evaluation import Evaluation, note_wanted
 from mmgen.commands.lineage import write_lineage
 from mmgen.commands.made_by import made_by
 from mmgen.commands.preflight import check_new, check_stages, read_pictures
@@ -22,7 +23,7 @@ from mmgen.commands.stages import Stage, check_size, take_part, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
 from mmgen.data.pictures import Pictures
 from mmgen.errors import ConfigError, Interrupted
-from mmgen.files import read_json
+from mmgen.files import read_json, write_json
 from mmgen.loading import PARTS, load_part, part_of
 from mmgen.progress import printed
 from mmgen.ranks import current
@@ -74,10 +75,13 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
                 name = config["dataset"]["name"]
                 write_lineage(directory, parts, pictures, name, rivals=others_by_name, judged=True)
                 _show(directory, parts, others_by_name, config, made)
+            else:
+                _note_wanted(directory, config["wanted"])
             report = write_report(path)
-            seconds = {kind: directory.stage(kind).status().seconds for kind in PARTS}
-            directory.update_status(state="finished", stage=None, seconds=sum(seconds.values()))
-    printed(f"training {sum(seconds.values()) / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
+            trained = [*PARTS, *(rival.directory for rival in beside)]
+            seconds = sum(directory.stage(name).status().seconds for name in trained)
+            directory.update_status(state="finished", stage=None, seconds=seconds)
+    printed(f"training {seconds / 60:.1f} min, this call {(time.monotonic() - began) / 60:.1f} min")
     print(summary(path))
     print(f"pictures: {path / 'sheet.png'}\nreport: {report}")
     return failures(path)
@@ -195,12 +199,21 @@ def _goes_on(name: str) -> Iterator[None]:
         raise Interrupted(number, note) from None
 
 
+def _note_wanted(directory: RunDirectory, wanted: dict[str, float]) -> None:
+    """What figures should reach may differ between starts: of a run that was judged, this start's counts."""
+    before = directory.read_evaluation()
+    now = copy.deepcopy(before)
+    note_wanted(now, wanted)
+    if now != before:
+        write_json(directory.path / "evaluation.json", now)
+
+
 def _judged(directory: RunDirectory, parts: dict[str, Part], beside: dict[Rival, Part]) -> bool:
     """Whether these very parts were judged to the end, and nothing failed: the lineage is written after that."""
     lineage, evaluation = directory.path / "lineage.json", directory.path / "evaluation.json"
     if not (lineage.is_file() and evaluation.is_file()):
         return False
-    if read_json(evaluation, trusted=True).get("failed"):
+    if directory.read_evaluation().get("failed"):
         return False  # the plugin may be mended by now
     recorded = read_json(lineage, trusted=True)
     known = recorded["parts"] | recorded.get("rivals", {})

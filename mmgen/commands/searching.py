@@ -5,6 +5,7 @@ Every value at the ends of the search is composed and checked before the first t
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,8 +252,21 @@ def _first(
         if unknown:
             text_ = f"sweep.first[{i}] sets {quoted(unknown[0])}, which is not searched"
             raise ConfigError(text_, code="MMG-C67", where="sweep.first", fix=f"one of {', '.join(space.keys)}")
-        found.append({key: text(value) for key, value in setting.items()})
+        proposed = {key: _proposed(space[key], text(value)) for key, value in setting.items()}
+        for key, value in proposed.items():
+            if value is _UNKNOWN:
+                given = quoted(override(key, text(setting[key])))
+                text_ = f"sweep.first[{i}] has {given}, which the search could not propose"
+                raise ConfigError(text_, code="MMG-C67", where="sweep.first", fix=_all_of(space[key]))
+        found.append(proposed)
     return tuple(found)
+
+
+def _all_of(parameter: Parameter) -> str:
+    if parameter.choices:
+        return "one of " + ", ".join(override(parameter.key, one) for one in parameter.choices)
+    steps = f" in steps of {parameter.step}" if parameter.step else ", whole numbers" if parameter.whole else ""
+    return f"{parameter.key} from {parameter.low} to {parameter.high}{steps}"
 
 
 def _missing(space: Space, setting: Mapping[str, Value]) -> list[str]:
@@ -270,13 +284,17 @@ def _now(parameter: Parameter, config: Mapping[str, Any]) -> Value:
         if not isinstance(at, Mapping) or part not in at:
             return _UNKNOWN
         at = at[part]
-    value = text(at["name"] if isinstance(at, Mapping) and "name" in at else at)
+    return _proposed(parameter, text(at["name"] if isinstance(at, Mapping) and "name" in at else at))
+
+
+def _proposed(parameter: Parameter, value: Value) -> Value:
+    """A value as the search would propose it; `_UNKNOWN` if it could not."""
     if parameter.choices:
         return next((c for c in parameter.choices if c == value and type(c) is type(value)), _UNKNOWN)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return _UNKNOWN
     distribution = parameter.distribution()
-    number = int(value) if parameter.whole else float(value)
+    number = int(value) if parameter.whole and value == int(value) else float(value)
     return number if distribution._contains(distribution.to_internal_repr(number)) else _UNKNOWN
 
 

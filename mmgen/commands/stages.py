@@ -274,7 +274,7 @@ class _Training:
             self.directory.path,
             name=f"{self.stage.experiment}-{self.stage.kind}",
             job_type=self.stage.kind,
-            config={**self.config, **in_tracker(self.stage.origin)},
+            config={**self.config, **in_tracker(self.stage.origin), "directory": self.directory.path.name},
             group=self.stage.tracking["group"] or self.stage.experiment,
             project=self.stage.tracking["project"],
             mode=self.stage.tracking["mode"],

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mmgen.commands.recipe import write_experiment
 from mmgen.commands.searching import Asked, asked
+from mmgen.errors import Interrupted
 from mmgen.files import write_atomic
 from mmgen.sweeps import search
 from mmgen.sweeps.driver import Driver
@@ -35,7 +36,11 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     driver = Driver(sweep, tell=_tell)
     _write_definition(task)
-    ranked = driver.run()
+    try:
+        ranked = driver.run()
+    except Interrupted:
+        _report(task, driver, driver.results())
+        raise
     return _report(task, driver, ranked)
 
 

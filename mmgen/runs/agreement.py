@@ -20,7 +20,7 @@ class Agreement:
         numbers: how many were compared.
         differing: how many of them are not equal.
         first: the first that differs, as (step, name, old, new), in the order of the old rows.
-        largest: the largest relative difference.
+        largest: the largest relative difference; infinite where a number is finite in one run only.
         only_old, only_new: numbers that have no counterpart.
     """
 
@@ -35,6 +35,11 @@ class Agreement:
     def exact(self) -> bool:
         return self.numbers > 0 and not (self.differing or self.only_old)
 
+    def described(self) -> dict[str, Any]:
+        """As JSON holds it: what is not finite is null."""
+        first = self.first and (*self.first[:2], *map(_finite, self.first[2:]))
+        return {**vars(self), "first": first, "largest": _finite(self.largest)}
+
     def told(self) -> str:
         """In words, such as "264 numbers, equal to the last bit"."""
         if self.numbers == 0:
@@ -44,9 +49,14 @@ class Agreement:
             step, name, old, new = self.first
             at = f" at step {step}" if step >= 0 else ""
             text = f"{self.differing:,} of {self.numbers:,} numbers differ, the first{at}: {name} {old!r} → {new!r}"
-            text += f"; by {self.largest:.1g} of the larger at most"
+            far = f"by {self.largest:.1g} of the larger at most"
+            text += f"; {far if math.isfinite(self.largest) else 'of some, one of the two is not finite'}"
         missing = f"; {self.only_old:,} are missing in the new run" if self.only_old else ""
         return text + missing + (f"; {self.only_new:,} are new" if self.only_new else "")
+
+
+def _finite(value: Any) -> Any:
+    return value if math.isfinite(value) else None
 
 
 def compare_rows(old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> Agreement:

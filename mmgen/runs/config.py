@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-# Whole words between underscores: `api_key` and `hub_token` are secrets, `tokenizer` and `num_tokens` are not.
-_SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
-REDACTED = "<redacted>"
+from mmgen.runs.redaction import redacted
 
 
 def plain(value: Any) -> Any:
     """What YAML and JSON can hold, secrets redacted: mappings, lists, numbers, strings, None."""
+    return _plain(redacted(value))
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): REDACTED if _is_secret(str(k), v) else plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _is_secret(key: str, value: Any) -> bool:
-    return isinstance(value, str) and value != "" and _SECRET.search(key) is not None
 
 
 def config_fingerprint(config: Mapping[str, Any]) -> str:

@@ -14,11 +14,14 @@ import yaml
 
 from mmgen.errors import CheckpointError, ConfigError, MmgenError, quoted
 from mmgen.files import is_leftover, read_json, remove_leftovers, require_space, write_atomic, write_json
-from mmgen.runs.config import ABSENT, REDACTED, config_fingerprint, differences, plain
+from mmgen.runs.config import ABSENT, config_fingerprint, differences, plain
 from mmgen.runs.lock import locked
+from mmgen.runs.redaction import hides
 
 # What may differ between starts of one run: where it lies, whether it goes on, who is told.
 MAY_DIFFER = ("run", "resume", "tracking", "wanted")
+STATES = ("running", "finished", "preempted", "failed")
+EVALUATION_LIMIT = 50_000_000  # bytes of an evaluation.json
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,6 @@ class Status:
     started: str = ""  # ISO 8601, UTC
     updated: str = ""
     pid: int = 0
-
-
-STATES = ("running", "finished", "preempted", "failed")
 
 
 class RunDirectory:
@@ -168,7 +168,8 @@ class RunDirectory:
             return
         shown = ", ".join(f"{key} {quoted(old, 30)} → {quoted(new, 30)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        back = " ".join(f"{key}={_as_override(old)}" for key, old, _ in changed[:5] if old not in (ABSENT, REDACTED))
+        known = [(key, old) for key, old, _ in changed[:5] if old is not ABSENT and not hides(old)]
+        back = " ".join(f"{key}={_as_override(old)}" for key, old in known)
         raise ConfigError(
             f"run directory {self.path} was made with another config: {shown}{more}",
             code="MMG-R02",
@@ -189,6 +190,15 @@ class RunDirectory:
         if not isinstance(found, dict) or not known >= found.keys() or found.get("state") not in STATES:
             raise CheckpointError(f"{self.status_file} is no status of a run", code="MMG-K05", fix="remove the file")
         return Status(**found)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What evaluation.json holds: every figure, drawing and score.
+
+        Raises:
+            CheckpointError: it is not there, or no JSON.
+        """
+        found: dict[str, Any] = read_json(self.path / "evaluation.json", trusted=True, limit=EVALUATION_LIMIT)
+        return found
 
     def update_status(self, **changes: Any) -> Status:
         """Writes some fields of the status, atomically; `updated` and `pid` come by themselves."""

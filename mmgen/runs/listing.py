@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mmgen.runs.origin import NAME as ORIGIN
 
 STAGES = ("tokenizer", "generator", "encoder")
 RIVALS = "encoder-*"  # what directories of a run's further encoders are called
+UNREADABLE = "unreadable"  # the state of a run, or a stage, whose status.json cannot be read
 DEPTH = 4  # folders that a run may lie below the directory that is listed
 TAIL = 32 * 1024  # bytes of the end of metrics.jsonl, enough for its last validation
 _CLOSED = {"wandb", "samples", "checkpoints", "model", "evaluations"}  # folders that hold no run
@@ -51,7 +53,7 @@ class Stage:
 
 @dataclass
 class Run:
-    """A run as a listing shows it. `state` is running, finished, interrupted, failed or new."""
+    """A run as a listing shows it. `state` is running, finished, interrupted, failed, new or unreadable."""
 
     path: Path
     status: Status
@@ -137,13 +139,18 @@ def stages_of(directory: Path) -> list[str]:
     return [*STAGES, *sorted(path.name for path in directory.glob(RIVALS))]
 
 
+def is_stage(name: str) -> bool:
+    """Whether a directory of a run, called so, is that of a stage or of a rival."""
+    return name in STAGES or fnmatch(name, RIVALS)
+
+
 def find_runs(directory: str | Path, depth: int = DEPTH) -> Iterator[Path]:
     """The directories of runs below a directory, itself included; what is hidden is not looked into."""
     try:
         entries = list(os.scandir(directory))
     except OSError:
         return
-    if any(entry.name == "status.json" for entry in entries):
+    if _is_run(Path(directory), {entry.name for entry in entries}):
         yield Path(directory)
         return
     for entry in sorted(entries, key=lambda entry: entry.name) if depth > 0 else []:
@@ -164,18 +171,26 @@ def open_run(path: str | Path) -> Run:
         CheckpointError: no run lies there.
     """
     path = Path(path)
-    if not (path / "status.json").is_file():
+    names = {name for name in ("status.json", "config.yaml") if (path / name).is_file()}
+    if not _is_run(path, names):
+        lacking = "config.yaml" if "status.json" in names else "status.json"
         raise CheckpointError(
             f"{quoted(str(path))} is no run",
             code="MMG-K05",
-            why="it has no status.json" if path.is_dir() else "there is no such directory",
+            why=f"it has no {lacking}" if path.is_dir() else "there is no such directory",
             fix="mmgen runs list",
         )
     return read_run(path)
 
 
+def _is_run(path: Path, names: Collection[str]) -> bool:
+    """Whether a directory that holds these names is a run: other programs write a status.json, too. A run whose process
+    died before it wrote the config has a status that knows it."""
+    return "status.json" in names and ("config.yaml" in names or _status(path).config_fingerprint != "")
+
+
 def read_run(path: Path) -> Run:
-    """A run's status and that of its stages; one that cannot be read is "failed"."""
+    """A run's status and that of its stages; one that cannot be read is "unreadable"."""
     status = _status(path)
     begun = {name: found for name in stages_of(path) if (found := _status(path / name)).state != "new"}
     stages = [Stage(name, path / name, found) for name, found in begun.items()]
@@ -192,15 +207,15 @@ def _state(status: Status, holder: Mapping[str, Any] | None) -> str:
 
 
 def _status(path: Path) -> Status:
-    """As `RunDirectory.status`, but one that cannot be read is "failed"."""
+    """As `RunDirectory.status`, but one that cannot be read is "unreadable"."""
     try:
         found = json.loads((path / "status.json").read_bytes())
         status = Status(**found)
     except FileNotFoundError:
         return Status()
     except (OSError, ValueError, TypeError, RecursionError):
-        return Status(state="failed")
-    return status if status.state in STATES else Status(state="failed")
+        return Status(state=UNREADABLE)
+    return status if status.state in STATES else Status(state=UNREADABLE)
 
 
 def last_numbers(file: Path) -> dict[str, float]:

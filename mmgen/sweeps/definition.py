@@ -62,6 +62,12 @@ class Sweep:
         """By what trials are pruned."""
         return self.watched or self.goals[0]
 
+    @property
+    def watches_its_goal(self) -> bool:
+        """Whether what a pruned trial had reached counts as a value of the goal."""
+        goal = self.goals[0]
+        return (self.watches.name, self.watches.direction) == (goal.name, goal.direction)
+
     def run_name(self, number: int) -> str:
         """The name of a trial's run."""
         return f"{self.name}-{number:04d}"

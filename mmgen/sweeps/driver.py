@@ -25,6 +25,7 @@ from mmgen.sweeps.process import Failure, Process, is_finished, progress, why
 from mmgen.sweeps.results import Result, best, most_failed, results, shown
 from mmgen.sweeps.running import Running, TrialsBar, share
 from mmgen.sweeps.space import override
+from mmgen.tracking.charts import number
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -42,6 +43,9 @@ class Driver:
     Args:
         sweep: what to run.
         tell: where a line about each trial goes.
+
+    Raises:
+        ConfigError: something of the sweep cannot be, or it was made with another definition.
     """
 
     sweep: Sweep
@@ -66,16 +70,19 @@ class Driver:
         self.storage = search.storage(sweep.storage, sweep.directory)
         directions = [goal.direction for goal in sweep.goals]
         self.ledger = Ledger(sweep.name, self.storage, sweep.directory, directions, sweep.grace)
+        try:
+            self.ledger.agree(sweep.described())
+        except BaseException:
+            self.ledger.close()
+            raise
 
     def run(self) -> list[Result]:
         """All trials, ranked.
 
         Raises:
-            ConfigError: the sweep was made with another definition.
             Interrupted: a signal came; the trials that ran have saved what they had, and go on next time.
         """
         try:
-            self.ledger.agree(self.sweep.described())
             with self._signals(), self._bar() as bar:
                 self._loop(bar)
         finally:
@@ -94,15 +101,13 @@ class Driver:
 
     def _loop(self, bar: TrialsBar) -> None:
         """Turns until all is done. A storage or a disk that fails is waited for: the trials do not need it."""
-        from optuna.exceptions import StorageInternalError
-
         failing: float | None = None
         while True:
             try:
                 if self._turn(bar):
                     return
                 failing = None
-            except (OSError, StorageInternalError) as error:
+            except search.out_of_reach() as error:
                 if failing is None:
                     self.tell(f"warning: the storage fails and is tried again: {type(error).__name__}: {error}")
                 failing = failing or time.monotonic()
@@ -240,8 +245,7 @@ class Driver:
         """Tells Optuna what the trial has logged since, and stops it if it is no good."""
         if not search.prunes(self.sweep.pruner) or one.pruned or one.process.stopping:
             return
-        goal = self.sweep.watches
-        sign = 1.0 if goal.direction == self.sweep.goals[0].direction else -1.0
+        goal, sign = self.sweep.watches, self._sign
         for row in one.tail.rows():
             value, step = row.get(goal.metric), row["step"]
             if value is None or step in one.reported or not math.isfinite(value):
@@ -252,6 +256,11 @@ class Driver:
                 one.pruned = True
                 self._stop(one)
                 return
+
+    @property
+    def _sign(self) -> float:
+        """By what the watched metric is multiplied for Optuna, which knows the goal's direction alone."""
+        return 1.0 if self.sweep.watches.direction == self.sweep.goals[0].direction else -1.0
 
     def _stop(self, one: Running) -> None:
         one.process.stop()
@@ -278,17 +287,21 @@ class Driver:
 
         steps = progress(one.run)[0]
         facts = {"seconds": self._seconds(one), "steps": steps, "log": str(one.process.log), **facts}
-        if state == "PRUNED":  # as Optuna's own loop: it counts with what was seen last
+        pruned = "pruned"
+        if state == "PRUNED":
             seen = self.storage.get_trial(one.frozen._trial_id).intermediate_values
-            values = [seen[max(seen)]] if seen else None
+            last = seen[max(seen)] if seen else None
+            if last is not None:
+                pruned += f" at {self.sweep.watches.name} {number(self._sign * last, 4)}"
+            if self.sweep.watches_its_goal and last is not None:
+                values = [last]  # as Optuna's own loop: it counts with what was seen last
         if not self.ledger.finish(one.frozen, TrialState[state], values, facts):
             self.tell(f"trial {one.frozen.number} was taken over by another worker")
             return
         failed = f"failed: {facts.get('failure')} (log: {one.process.log})"
-        said = {"COMPLETE": "", "PRUNED": "pruned at ", "FAIL": failed}
-        names = shown(self.sweep, values or [])
+        said = {"COMPLETE": shown(self.sweep, values or []), "PRUNED": pruned, "FAIL": failed}
         setting = " ".join(override(key, value) for key, value in one.values.items())
-        self.tell(f"trial {one.frozen.number}: {said[state]}{names} in {duration(facts['seconds'])}; {setting}")
+        self.tell(f"trial {one.frozen.number}: {said[state]} in {duration(facts['seconds'])}; {setting}")
 
     def _seconds(self, one: Running) -> float:
         return round(one.before + time.monotonic() - one.began, 2)

@@ -167,9 +167,9 @@ class Ledger:
         """How long anybody has worked on the sweep, in seconds: hours in which nobody did do not count."""
         attrs = self.storage.get_study_user_attrs(self.study_id)
         mine = f"worked:{self.worker}"
-        spans = sorted(tuple(span) for key, span in attrs.items() if key.startswith("worked:") and key != mine)
+        spans = [tuple(span) for key, span in attrs.items() if key.startswith("worked:") and key != mine]
         total, end = 0.0, 0.0
-        for begin, last in [*spans, (self._began, time.time())]:
+        for begin, last in sorted([*spans, (self._began, time.time())]):
             total += max(last - max(begin, end), 0.0)
             end = max(end, last)
         return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -11,10 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from mmgen.errors import quoted
-from mmgen.runs.directory import RunDirectory
+from mmgen.errors import MmgenError, quoted
+from mmgen.runs.directory import RunDirectory, Status
 
 LEASH = Path(__file__).with_name("leash.py")
 _LOG_END = 20_000  # bytes of a log that are looked at
@@ -120,14 +123,52 @@ def is_finished(run: Path) -> bool:
 
 
 def progress(run: Path) -> tuple[int, int]:
-    """Optimizer steps done, and wanted, by a run and its stages; of what has begun so far."""
+    """Optimizer steps done, and wanted, by a run and all its stages, also those that have not begun. A status is
+    written at checkpoints; in between, the last row of the metrics tells."""
     done = wanted = 0
-    for directory in (run, *(run / name for name in ("tokenizer", "generator", "encoder"))):
-        if (directory / "status.json").is_file() and (directory / "status.json").stat().st_size:
-            status = RunDirectory(directory).status()
-            done, wanted = done + status.step, wanted + status.max_steps
+    for directory, steps in _trained(run).items():
+        file = directory / "status.json"
+        status = RunDirectory(directory).status() if file.is_file() and file.stat().st_size else Status()
+        finished = status.state == "finished"
+        done += status.step if finished else max(status.step, _rows(directory / "metrics.jsonl"))
+        wanted += status.max_steps or max(steps, 0)
     return done, wanted
 
+
+def _trained(run: Path) -> dict[Path, int]:
+    """What a run trains: its own directory or, of `mmgen run`, those of stages and rivals; and how many steps, as far
+    as its config tells."""
+    try:
+        config = _config(run / "config.yaml")
+    except MmgenError:  # not written yet
+        return {run: 0}
+    if "stages" not in config:
+        return {run: 0}
+    steps = {kind: int(options["trainer"]["max_steps"]) for kind, options in config["stages"].items()}
+    found = {run / kind: count for kind, count in steps.items() if not config.get(f"{kind}_from")}
+    for name, options in (config.get("rivals") or {}).items():
+        found[run / f"encoder-{name}"] = int((options.get("trainer") or {}).get("max_steps", steps["encoder"]))
+    return found
+
+
+@cache
+def _config(file: Path) -> dict[str, Any]:
+    """A trial's directory has one config for good."""
+    return RunDirectory(file.parent).read_config()
+
+
+def _rows(metrics: Path) -> int:
+    """How many steps the last whole row comes after."""
+    try:
+        with open(metrics, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_END))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        with suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["step"]) + 1
+    return 0
 
 
 def why(code: int, log: Path) -> Failure:

@@ -110,6 +110,8 @@ def _facts(sweep: Sweep, ranked: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def _note(sweep: Sweep) -> str:
+    if not sweep.watches_its_goal:
+        return f"Best first. A pruned trial was stopped by {sweep.watches.name}, and has no value."
     if len(sweep.goals) == 1:
         return "Best first. A pruned trial shows what it had reached when it was stopped."
     return "Trials that no other beats in every goal come first; among them by the first goal."

@@ -22,7 +22,7 @@ class Result:
 
     Args:
         state: complete, pruned, failed, running or waiting.
-        values: of the goals; of a pruned trial, what was seen last; empty where it has none.
+        values: of the goals; of a pruned trial, what was seen last of the goal; empty where it has none.
         on_front: among those that no other is better than, in every goal.
     """
 

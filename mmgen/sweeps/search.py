@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -65,6 +66,8 @@ def sampler(options: Mapping[str, Any], space: Space, number: int = 0) -> BaseSa
     chosen = _named(options, kinds, "sweep.sampler")
     takes = inspect.signature(chosen).parameters
     more: dict[str, Any] = {}
+    if tries_all(options):
+        _refuse_endless(space)
     if "search_space" in takes:
         more["search_space"] = _grid(space)
     if "seed" in takes:
@@ -80,18 +83,14 @@ def is_grid(options: Mapping[str, Any]) -> bool:
     return _short(str(options.get("name"))) == "grid"
 
 
-def size(options: Mapping[str, Any], space: Space) -> int | None:
-    """How many trials there are at most: of a grid, its points."""
-    import optuna
+def tries_all(options: Mapping[str, Any]) -> bool:
+    """Whether the sampler tries every point of the space once; a brute force knows conditions, a grid does not."""
+    return _short(str(options.get("name"))) in ("grid", "bruteforce")
 
-    kinds = _classes(optuna.samplers, optuna.samplers.BaseSampler, "Sampler")
-    _named(options, kinds, "sweep.sampler")
-    if not is_grid(options):
-        return None
-    count = 1
-    for values in _grid(space).values():
-        count *= len(values)
-    return count
+
+def size(options: Mapping[str, Any], space: Space) -> int | None:
+    """How many trials there are at most: where all points are tried, their number."""
+    return space.count() if tries_all(options) else None
 
 
 def pruner(options: Mapping[str, Any]) -> BasePruner:
@@ -172,17 +171,23 @@ def _built(
         raise ConfigError(text, code="MMG-C64", where=where, why=str(error)) from None
 
 
+def _refuse_endless(space: Space) -> None:
+    endless = next((p.key for p in space.parameters if p.grid() is None), None)
+    if endless is not None:
+        raise ConfigError(
+            f"{endless} has infinitely many values",
+            code="MMG-C64",
+            where="sweep.sampler",
+            why="the sampler tries them all",
+            fix=f"{endless}=choice(A,B) or range(…), or sweep.sampler=tpe",
+        )
+
+
 def _grid(space: Space) -> dict[str, list[Any]]:
     grid = space.grid()
     if grid is None:
-        endless = next((p.key for p in space.parameters if p.grid() is None), None)
-        raise ConfigError(
-            f"{endless} has infinitely many values" if endless else "a grid knows no conditions",
-            code="MMG-C64",
-            where="sweep.sampler",
-            why="a grid tries them all",
-            fix=f"{endless}=choice(A,B) or range(…)" if endless else "sweep.sampler.name=brute_force",
-        )
+        text = "a grid knows no conditions"
+        raise ConfigError(text, code="MMG-C64", where="sweep.sampler", fix="sweep.sampler.name=brute_force")
     return grid
 
 
@@ -221,6 +226,17 @@ def storage(address: str | None, directory: Path) -> BaseStorage:
             why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
             fix="storage=sqlite:///sweeps.db, or leave it out: a file in the sweep's directory",
         ) from error
+
+
+def out_of_reach() -> tuple[type[Exception], ...]:
+    """What storages raise that do not answer: Optuna wraps a database's errors, but not those of these clients."""
+    from optuna.exceptions import StorageInternalError
+
+    found: list[type[Exception]] = [OSError, StorageInternalError]
+    for client, error in (("grpc", "RpcError"), ("redis", "RedisError")):
+        if client in sys.modules:
+            found.append(getattr(sys.modules[client], error))
+    return tuple(found)
 
 
 def _database(address: str) -> BaseStorage:

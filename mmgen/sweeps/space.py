@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,22 @@ class Space:
         if any(grid is None for grid in grids.values()) or any(p.when for p in self.parameters):
             return None
         return {key: grid for key, grid in grids.items() if grid is not None}
+
+    def count(self) -> int | None:
+        """How many settings there are beside the conditions; None where a parameter has infinitely many values."""
+        if any(p.grid() is None for p in self.parameters):
+            return None
+        return self._below(0, {}, {key for p in self.parameters for key in p.when})
+
+    def _below(self, i: int, chosen: Mapping[str, Value], asked: Collection[str]) -> int:
+        """Of the parameters from the i-th on; only those that a condition asks for are tried value by value."""
+        if i == len(self.parameters):
+            return 1
+        parameter = self.parameters[i]
+        values = (parameter.grid() or []) if parameter.is_active(chosen) else [None]
+        if parameter.key not in asked or not parameter.is_active(chosen):
+            return len(values) * self._below(i + 1, chosen, asked)
+        return sum(self._below(i + 1, {**chosen, parameter.key: value}, asked) for value in values)
 
     def described(self) -> dict[str, Any]:
         """As a file holds it."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmgen.errors import MmgenError
 from mmgen.files import read_json
+from mmgen.runs.directory import RunDirectory
 from mmgen.runs.origin import in_tracker
+from mmgen.runs.redaction import redacted
 from mmgen.tracking.artifacts import Artifact, artifact_name, dataset_artifact, used_part
-from mmgen.tracking.redaction import redacted
 from mmgen.tracking.run_files import finite, items, list_of, part_of
 from mmgen.tracking.wandb_mirror import WandbMirror, allowed_mode
 
@@ -29,7 +30,6 @@ PICTURES = {
     "reconstructions": "samples/reconstructions.png",
 }
 MOST_ROWS = 1000  # of the table
-LIMIT = 50_000_000  # bytes of an evaluation.json
 JOB = "evaluation"
 TOLD = ("seed", "sampler", "evaluator", "drawing")  # of the run's config: what its figures depend on
 SECONDS = 60.0  # that the end of a run may wait for wandb; it starts, and has all pictures to repeat, only then
@@ -73,7 +73,7 @@ def show_evaluation(
 ) -> None:
     """The same in this very mode."""
     try:
-        found = read_json(directory / "evaluation.json", trusted=True, limit=LIMIT)
+        found = RunDirectory(directory).read_evaluation()
     except MmgenError:
         return  # nothing was judged
     drawing = part_of(part_of(settings, "config"), "drawing")

@@ -18,8 +18,8 @@ from mmgen.checkpoint.parts import Part
 from mmgen.errors import ConfigError, quoted
 from mmgen.images import save_png
 from mmgen.runs.metrics import MetricsFile
+from mmgen.runs.redaction import redacted
 from mmgen.tracking.artifacts import Artifact, part_artifact
-from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_mirror import MODES, WandbMirror, allowed_mode, earlier_pictures
 
 _NOT_FOR_FILES = re.compile(r"[^A-Za-z0-9._+-]+")

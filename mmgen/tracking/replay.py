@@ -13,9 +13,9 @@ from mmgen.files import read_json
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.metrics import MetricsFile
 from mmgen.runs.origin import config_of, in_tracker, read_origin
+from mmgen.runs.redaction import redacted
 from mmgen.tracking.artifacts import part_artifact
 from mmgen.tracking.judged import JOB, settings_of, show_evaluation
-from mmgen.tracking.redaction import redacted
 from mmgen.tracking.wandb_folder import WandbRun, find_log, read_wandb
 from mmgen.tracking.wandb_mirror import SETTINGS, WandbMirror, earlier_pictures
 
@@ -146,7 +146,7 @@ def _settings(directory: Path, names: Mapping[str, str]) -> dict[str, Any]:
     config = RunDirectory(directory).read_config()
     with suppress(MmgenError):  # of a run made before there was one
         config |= in_tracker(read_origin(directory))
-    return {**names, "config": redacted(config)}
+    return {**names, "config": redacted({**config, "directory": directory.name})}
 
 
 def _log_part(mirror: WandbMirror, directory: Path, settings: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from mmgen.errors import MmgenError
 from mmgen.runs.directory import RunDirectory
 from mmgen.runs.listing import stages_of
 from mmgen.runs.metrics import MetricsFile
-from mmgen.tracking.redaction import redacted
+from mmgen.runs.redaction import redacted
 
 PARTS = ("tokenizer", "generator", "encoder")
 PART_NAMES = {"tokenizer": "image tokenizer", "generator": "generator", "encoder": "encoder"}

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mmgen.commands import reproduce
+from mmgen.commands.recorded import Recorded, find_recorded
 from mmgen.files import read_json, write_json
 from mmgen.runs.agreement import compare_evaluations, compare_rows
-from mmgen.runs.origin import read_origin
+from mmgen.runs.origin import keep, origin, read_origin
+from mmgen.tracking.wandb_folder import WandbRun
 from tests.tiny import RUN, mmgen, write_pictures
 
 Call = Callable[..., tuple[int, str, str]]
@@ -112,10 +115,12 @@ def test_a_recorded_class_of_ones_own_is_imported_only_if_trusted(work: Path, ca
 def test_a_secret_has_to_be_given_again(work: Path, call: Call):
     shutil.copytree(work / "runs" / "tiny", work / "runs" / "secret")
     made = read_origin(work / "runs" / "secret")
-    made["config"]["tokenizer"]["hub_token"] = "<redacted>"
+    made["config"]["tokenizer"] |= {"hub_token": "<redacted>", "mirrors": ["https://<redacted>@host"]}
     write_json(work / "runs" / "secret" / "origin.json", made)
     code, _, err = call("reproduce", "runs/secret")
     assert (code, "fix: tokenizer.hub_token=VALUE" in err) == (2, True)
+    code, _, err = call("reproduce", "runs/secret", "tokenizer.hub_token=x")
+    assert (code, "fix: tokenizer.mirrors=VALUE" in err) == (2, True)
     code, _, err = call("reproduce", "runs/secret", "tokenizer.hub_token=x", "tokenizer.width=9")
     assert (code, "'tokenizer.width' is as it was recorded" in err) == (2, True)
 
@@ -139,6 +144,52 @@ def test_a_whole_run_again_is_equal_to_the_last_bit(finished: Path, tmp_path: Pa
     assert [compared[kind]["same_weights"] for kind in ("tokenizer", "generator", "encoder")] == [True] * 3
 
 
+@pytest.mark.parametrize(("code", "compares"), [(0, True), (4, True), (143, False)])
+def test_a_run_of_which_an_evaluator_failed_is_compared(
+    code: int, compares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    made = origin("run", {"run": {"name": "one", "dir": "runs"}}, {"fingerprint": "abc"}, {"threads": 1})
+    recorded = Recorded(Path("runs/one"), Path("runs"), made, rows={"tokenizer": [{"step": 0, "train/loss": 1.0}]})
+
+    def again(command: str, config: dict, positionals: list) -> int:
+        stage = Path("runs/one-again/tokenizer")
+        stage.mkdir(parents=True)
+        (stage / "metrics.jsonl").write_text('{"step": 0, "train/loss": 1.0}\n')
+        return code
+
+    monkeypatch.setattr("mmgen.commands.launch.call", again)
+    monkeypatch.setattr("mmgen.commands.reproduce.find_recorded", lambda path: recorded)
+    monkeypatch.setattr("mmgen.commands.reproduce._config", lambda recorded, secrets, trust: dict(recorded.config))
+    monkeypatch.setattr("mmgen.commands.reproduce._differences", lambda recorded, config: iter(()))
+    assert reproduce.main(["runs/one"], []) == code
+    assert ("1 numbers, equal to the last bit" in capsys.readouterr().out) == compares
+    assert Path("runs/one-again/reproduction.json").is_file() == compares
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_rival_alone_is_of_its_run(moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its directory, and its log in wandb, also where that was moved: the whole run is made again, and its rows are
+    the rival's, not those of the run's own encoder."""
+    made = origin("run", {"run": {"name": "both", "dir": "runs"}}, {"fingerprint": "abc"}, {"threads": 1})
+    run, rival = tmp_path / "runs/both", tmp_path / "runs/both/encoder-noisy"
+    for directory in (rival, run):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "status.json", {"state": "finished"})
+        keep(directory, made)
+    assert find_recorded(rival).path == run
+    log = (tmp_path / "sent" if moved else rival / "wandb") / "offline-run-1" / "run-1.wandb"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    config = {"kind": "encoder", "directory": "encoder-noisy", "origin": json.dumps(made)}
+    rows = [{"step": 0, "train/loss": 1.0}]
+    monkeypatch.setattr("mmgen.commands.recorded.read_wandb", lambda file: WandbRun(file, "1", config, rows, True))
+    found = find_recorded(log.parent)
+    assert found.rows == {"encoder-noisy": rows}
+    assert found.notes == ["wandb's log is of the encoder-noisy alone: its numbers are compared"]
+    assert found.beside == (Path("runs") if moved else tmp_path / "runs")
+
+
 # --- agreement -------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +204,24 @@ def test_rows_are_compared_by_step_and_name():
     found = compare_rows(old, same[:2])
     assert (found.exact, found.only_old) == (False, 1)
     assert not compare_rows([], []).exact
+
+
+@pytest.mark.parametrize(("old", "new", "shown"), [(None, 2.0, "nan → 2.0"), (2.0, math.inf, "2.0 → inf")])
+def test_a_number_that_is_finite_in_one_run_only_is_told_and_written(
+    old: float, new: float, shown: str, tmp_path: Path
+):
+    found = compare_rows(
+        [{"step": 0, "loss": 1.0}, {"step": 1, "loss": old}], [{"step": 0, "loss": 1.5}, {"step": 1, "loss": new}]
+    )
+    assert found.told().endswith("; of some, one of the two is not finite")
+    write_json(tmp_path / "found.json", found.described())
+    assert read_json(tmp_path / "found.json")["largest"] is None
+    found = compare_rows([{"step": 1, "loss": old}], [{"step": 1, "loss": new}])
+    assert (
+        found.told()
+        == f"1 of 1 numbers differ, the first at step 1: loss {shown}; of some, one of the two is not finite"
+    )
+    assert found.described()["first"] == (1, "loss", old, new if math.isfinite(new) else None)
 
 
 def test_throughput_and_memory_are_not_compared():

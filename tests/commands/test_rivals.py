@@ -65,6 +65,23 @@ def test_a_run_with_a_rival_goes_on_with_all_that_is_finished(run, monkeypatch):
     assert files(run / "runs/both", ["model/*"]) == before
 
 
+def test_what_is_wanted_now_is_told_of_a_finished_run_and_all_trainings_are_counted(run, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    stages = list((run / "runs/both").glob("*/status.json"))
+    assert len(stages) == 4
+    seconds = sum(json.loads(file.read_text())["seconds"] for file in stages)
+    before = json.loads((run / "runs/both/evaluation.json").read_text())
+    experiment = run / "conf/experiment/both.yaml"
+    experiment.write_text(EXPERIMENT.replace("r10: 0.0", "r10: 1.01").replace("r1: 1.01", "r1: 0.0"))
+    assert cli.main(["run", *RUN, *RIVAL, QUIET]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "/picture_to_caption" in line]
+    assert ["missed" in line for line in lines] == [True, False]
+    assert json.loads((run / "runs/both/status.json").read_text())["seconds"] == pytest.approx(seconds)
+    experiment.write_text(EXPERIMENT)
+    assert cli.main(["run", *RUN, *RIVAL, QUIET]) == 0
+    assert json.loads((run / "runs/both/evaluation.json").read_text()) == before
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -196,6 +196,21 @@ def test_prune_shows_first_and_removes_only_with_yes(told: Told):
     assert "which runs?" in told("prune", code=2)
 
 
+def test_what_is_no_run_and_what_cannot_be_read_is_not_pruned_by_state(told: Told):
+    other = Path("runs/other/build")
+    other.mkdir(parents=True)
+    (other / "status.json").write_text('{"state": "ok"}')
+    (other / "data.txt").write_text("x")
+    make("torn", days=99).status_file.write_text("{")
+    for chosen in ("state=failed", "older_than=1d", "checkpoints=true"):
+        assert told("prune", chosen, "yes=true") == "nothing to remove\n"
+    assert (other / "data.txt").is_file()
+    assert "torn  unreadable" in told("list", "state=unreadable")
+    assert "is no run" in told("prune", "runs/other/build", "yes=true", code=5)
+    assert "removed" in told("prune", "runs/torn", "yes=true"), "it was named"
+    assert os.listdir("runs") == ["other"]
+
+
 def test_prune_by_age(told: Told):
     make("old", days=31)
     make("new", days=29)
@@ -221,15 +236,28 @@ def test_checkpoints_but_the_last_whole_one(told: Told):
     assert "nothing to remove" in told("prune", "checkpoints=true", "yes=true")
 
 
-def test_a_run_whose_parts_another_was_trained_with_is_kept_unless_it_is_named(told: Told, here: Path):
+@pytest.mark.parametrize("key", ["tokenizer_from", "encoder_from", "init_from"])
+def test_a_run_whose_parts_another_was_trained_with_is_kept_unless_it_is_named(told: Told, here: Path, key: str):
     make("base", days=40)
     user = make("user")
-    made = {"command": "train", "directory": str(here), "config": {"tokenizer_from": "runs/base"}, "data": {}}
+    made = {"command": "train", "directory": str(here), "config": {key: "runs/base"}, "data": {}}
     write_json(user.path / "origin.json", {**made, "sessions": [{"code": {}, "versions": {}, "machine": {}}]})
     assert "kept: runs/base: runs/user was trained with its parts" in told("prune", "older_than=30d", "yes=true")
     assert Path("runs/base").is_dir()
     assert "runs/user was trained with its parts" in told("prune", "runs/base", "yes=true")
     assert not Path("runs/base").exists()
+
+
+def test_a_run_that_begins_where_one_was_removed_is_left_alone(told: Told, monkeypatch: pytest.MonkeyPatch):
+    make("one", state="failed")
+
+    def remove_and_begin(path: Path) -> None:
+        shutil.rmtree(path)
+        make("one")
+
+    monkeypatch.setattr("mmgen.commands.pruning.remove", remove_and_begin)
+    told("prune", "state=failed", "yes=true")
+    assert Path("runs/one/config.yaml").is_file()
 
 
 def test_the_directory_one_stands_in_is_not_removed(told: Told, monkeypatch: pytest.MonkeyPatch):

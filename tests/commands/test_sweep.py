@@ -14,8 +14,9 @@ from mmgen import cli
 from mmgen.commands import composition, places
 from mmgen.commands.recipe import write_experiment
 from mmgen.commands.searching import asked, divide, seconds
-from mmgen.errors import ConfigError, ConfigErrors
+from mmgen.errors import ConfigError, ConfigErrors, Interrupted
 from mmgen.runs.config import differences
+from mmgen.sweeps.driver import Driver
 from mmgen.sweeps.wandb_file import write_wandb_sweep
 from mmgen.tracking.wandb_mirror import WandbMirror
 from tests.tiny import mmgen, start, write_pictures
@@ -50,6 +51,15 @@ def ask(*overrides, chosen=None, config_dir=None):
         ([*TRAIN, LR, "sweep.goal=[val/loss,val/psnr]", "sweep.direction=maximize", "sweep.pruner=median"], "pruned"),
         ([*TRAIN, LR, "total_time=soon"], "is no time"),
         ([*TRAIN, LR, "sweep.first=[{tokenizer.width:8}]"], "which is not searched"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:0.2}]"], "task.optimizer.lr from 0.0001 to 0.01"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:inf}]"], "sweep.first[0] has 'task.optimizer.lr=inf'"),
+        ([*TRAIN, LR, "sweep.first=[{task.optimizer.lr:high}]"], "sweep.first[0] has 'task.optimizer.lr=high'"),
+        (
+            [*TRAIN, "tokenizer.width=choice(32,64)", "sweep.first=[{tokenizer.width:32},{tokenizer.width:48}]"],
+            "sweep.first[1] has 'tokenizer.width=48', which the search could not propose",
+        ),
+        ([*TRAIN, "task.batch_size=range(8,33,8)", "sweep.first=[{task.batch_size:12}]"], "to 32 in steps of 8"),
+        ([*TRAIN, "task.batch_size=int(interval(8,32))", "sweep.first=[{task.batch_size:12.5}]"], "32, whole numbers"),
         ([*TRAIN, LR, "sweep.gaol=val/loss"], "did you mean sweep.goal"),
         ([*TRAIN, LR, "sweep=learning_rat"], "learning_rate"),
     ],
@@ -96,6 +106,13 @@ def test_the_first_trial_is_the_recipe_as_it_is():
     assert ask(*TRAIN, LR, "sweep.baseline=false").sweep.first == ()
 
 
+def test_settings_to_begin_with_are_as_the_search_would_propose_them():
+    given = "sweep.first=[{task.optimizer.lr:0.01,tokenizer.width:64},{task.ema_decay:0}]"
+    found = ask(*TRAIN, LR, "tokenizer.width=choice(32,64)", "task.ema_decay=interval(0.0,0.5)", given)
+    assert found.sweep.first[1:] == ({"task.optimizer.lr": 0.01, "tokenizer.width": 64}, {"task.ema_decay": 0.0})
+    assert type(found.sweep.first[2]["task.ema_decay"]) is float
+
+
 def test_the_recipe_as_it_is_lacks_nothing_that_it_has_not(tmp_path):
     """What exists only under another width is no part of today's recipe."""
     (tmp_path / "sweep").mkdir()
@@ -107,6 +124,33 @@ def test_the_recipe_as_it_is_lacks_nothing_that_it_has_not(tmp_path):
     assert found.sweep.first == ({"tokenizer.width": 64},)
     assert found.has_baseline
     assert found.notes == []
+
+
+def test_a_refused_command_leaves_the_sweep_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures")
+    Driver(ask(*TRAIN, LR, "sweep.name=lr").sweep).ledger.close()
+    definition = tmp_path / "sweeps/lr/sweep.yaml"
+    definition.write_text("as it was\n")
+    other = "task.optimizer.lr=tag(log,interval(1e-4,1e-1))"
+    assert cli.main(["sweep", *TRAIN, other, "sweep.name=lr"]) == 2
+    assert "was made with another definition" in capsys.readouterr().err
+    assert definition.read_text() == "as it was\n"
+
+
+def test_a_sweep_that_is_interrupted_writes_its_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures")
+
+    def interrupted(driver):
+        driver.ledger.close()
+        raise Interrupted(2, "stopped: the same command goes on")
+
+    monkeypatch.setattr(Driver, "run", interrupted)
+    assert cli.main(["sweep", *TRAIN, LR, "sweep.name=lr"]) == 130
+    report = Path("sweeps/lr/report.html")
+    assert f"report: {report}" in capsys.readouterr().out
+    assert "Ranking" in report.read_text(encoding="utf-8")
 
 
 def test_a_search_of_one_option_of_one_component(tmp_path):

@@ -1,8 +1,11 @@
 """A run's config: what it is known by, what differs, what must not be kept."""
 
+from pathlib import Path
+
 import pytest
 
-from mmgen.runs.config import ABSENT, REDACTED, config_fingerprint, differences, plain
+from mmgen.runs.config import ABSENT, config_fingerprint, differences, plain
+from mmgen.runs.redaction import REDACTED
 
 
 def test_the_fingerprint_is_of_the_values_alone():
@@ -31,7 +34,11 @@ def test_ignored_keys_may_differ_with_all_below_them():
     assert differences(old, new, ("run.name", "runner")) == [("run.dir", "runs", ABSENT)]
 
 
-@pytest.mark.parametrize("key", ["api_key", "token", "hub_token", "PASSWORD", "client_secret", "key", "credentials"])
+@pytest.mark.parametrize(
+    "key",
+    ["api_key", "token", "hub_token", "PASSWORD", "client_secret", "key", "credentials", "auth", "apiKey", "passphrase",
+     "access_key_id"],
+)  # fmt: skip
 def test_secrets_are_redacted_wherever_they_stand(key):
     assert plain({"a": [{key: "canary"}]}) == {"a": [{key: REDACTED}]}
 
@@ -39,6 +46,12 @@ def test_secrets_are_redacted_wherever_they_stand(key):
 @pytest.mark.parametrize("key", ["tokenizer", "text_tokenizer", "num_tokens", "keys", "monkey", "tokens", "keyboard"])
 def test_what_only_sounds_like_a_secret_stays(key):
     assert plain({key: "vq"}) == {key: "vq"}
+
+
+def test_lists_of_secrets_and_what_stands_in_an_address_are_redacted():
+    told = plain({"api_keys": ["a", "b"], "mirrors": ["https://me:hunter2@host/x"], "path": Path("x")})
+    assert told == {"api_keys": REDACTED, "mirrors": [f"https://{REDACTED}@host/x"], "path": "x"}
+    assert plain(told) == told
 
 
 def test_a_secret_that_is_not_set_stays_as_it_is():

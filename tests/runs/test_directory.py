@@ -1,5 +1,6 @@
 """A run's directory: made once, gone on with by the same config only, listed newest first."""
 
+import json
 import os
 import subprocess
 import sys
@@ -191,3 +192,14 @@ def test_runs_need_no_torch():
     imports = "from mmgen import progress; from mmgen.runs import directory, metrics, config, lock; import sys"
     code = f"{imports}; assert not {{'torch', 'rich', 'wandb'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_evaluation_of_several_megabytes_is_read(tmp_path):
+    """As of a run that draws thousands of captions; by every command alike."""
+    from mmgen.commands.evaluate import failures  # torch
+
+    told = {"findings": {}, "drawings": [{"caption": "a red fox", "number": i} for i in range(50_000)]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(told))
+    assert (tmp_path / "evaluation.json").stat().st_size > 2_000_000
+    assert RunDirectory(tmp_path).read_evaluation() == told
+    assert failures(tmp_path) == 0

@@ -85,10 +85,21 @@ def test_a_lock_whose_holder_was_killed_is_free(tmp_path: Path):
     assert holder_of(directory.lock_file) is None
 
 
-def test_a_status_that_cannot_be_read_is_a_failed_run(tmp_path: Path):
+def test_a_run_whose_status_cannot_be_read_is_unreadable(tmp_path: Path):
     for name, text in {"a": "{", "b": "[]", "c": '{"state": "odd"}', "d": '{"state": "finished", "more": 1}'}.items():
         make(tmp_path / name).status_file.write_text(text)
-    assert {run.state for run in list_runs(tmp_path)} == {"failed"}
+    assert [run.state for run in list_runs(tmp_path)] == ["unreadable"] * 4
+
+
+def test_a_status_json_alone_makes_no_run(tmp_path: Path):
+    """Other programs write such files; a run whose process died before it wrote its config has one that knows it."""
+    for name, status in {"build": {"state": "ok"}, "job": {"state": "finished"}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text(json.dumps(status))
+        with pytest.raises(CheckpointError, match=r"no config\.yaml"):
+            open_run(tmp_path / name)
+    make(tmp_path / "begun").config_file.unlink()
+    assert [run.name for run in list_runs(tmp_path)] == ["begun"]
 
 
 def test_the_last_validation_and_the_last_row_are_told(tmp_path: Path):

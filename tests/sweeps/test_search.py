@@ -48,12 +48,29 @@ def test_every_sampler_and_pruner_of_optuna_has_its_name():
         (lambda: search.pruner({"name": "median", "n_startup": 3}), "n_startup_trials"),
         (lambda: search.pruner({"name": "threshold"}), "refuses its options"),
         (lambda: search.sampler({"name": "grid"}, Space([from_yaml("x", {"low": 0.0, "high": 1.0})])), "infinitely"),
+        (lambda: search.sampler({"name": "brute_force"}, Space([from_yaml("x", {"low": 0.0, "high": 1.0})])), "choice"),
     ],
 )
 def test_a_mistake_is_told_with_what_was_meant(call, words):
     with pytest.raises(ConfigError) as caught:
         call()
     assert words in caught.value.render()
+
+
+def test_points_are_counted_beside_their_conditions():
+    space = Space(
+        [
+            from_yaml("kind", ["a", "b", "c"]),
+            from_yaml("depth", {"low": 1, "high": 3, "when": {"kind": ["b", "c"]}}),
+            from_yaml("width", {"choices": [8, 16], "when": {"depth": {"low": 2, "high": 3}}}),
+            from_yaml("rate", {"low": 0.0, "high": 0.3, "step": 0.1}),
+        ]
+    )
+    assert search.size({"name": "BruteForceSampler"}, space) == (1 + 2 * (1 + 2 * 2)) * 4
+    assert search.size({"name": "grid"}, SPACE) == 6
+    assert search.size({"name": "tpe"}, SPACE) is None
+    with pytest.raises(ConfigError, match="no conditions"):
+        search.sampler({"name": "grid"}, space)
 
 
 def test_without_optuna_it_says_what_to_install(monkeypatch):

@@ -57,7 +57,7 @@ def test_everything_logged_reaches_wandb_inside_the_run_and_silently(
     )  # fmt: skip
     config = run["config"]["update"]
     assert config["tokenizer"] == {"name": "vq"}
-    assert config["dataset"] == {"name": "folder", "api_key": "(redacted)"}
+    assert config["dataset"] == {"name": "folder", "api_key": "<redacted>"}
     written = [{key: value for key, value in row.items() if key != "time"} for row in lines(tmp_path)]
     history = rows(found)
     assert [row for row in history if "train/loss" in row or "val/loss" in row] == written

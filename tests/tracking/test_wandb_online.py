@@ -71,7 +71,7 @@ def test_what_is_logged_arrives(
     assert [told[key] for key in ("project", "groupName", "jobType", "displayName")] == [
         "mmgen", "animals", "tokenizer", "fox",
     ]  # fmt: skip
-    assert server.config(run) == {"seed": 1, "dataset": {"name": "emoji", "token": "(redacted)"}}
+    assert server.config(run) == {"seed": 1, "dataset": {"name": "emoji", "token": "<redacted>"}}
     assert numbers(server, run) == logged(tmp_path)
     (shown,) = [row for row in server.rows(run) if "samples/reconstructions" in row]
     assert shown["step"] == 5

@@ -6,25 +6,29 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-REDACTED = "(redacted)"
+REDACTED = "<redacted>"
 
 # A key is split into its words first: `api_key`, `apiKey` and `HF_TOKEN` name secrets, `tokenizer`, `text_tokenizer`,
 # `image_tokens`, `num_keys` and `key_dim` do not.
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_ANYWHERE = {"password", "passwords", "passwd", "passphrase", "secret", "secrets", "credential", "credentials"}
-_SECRET_AT_THE_END = {"key", "apikey", "token", "auth", "authorization"}
-_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+_SECRET_AT_THE_END = {"key", "apikey", "apikeys", "token", "auth", "authorization"}
+_SECRET_IF_OF = {"keys": {"api", "access", "private"}, "tokens": {"api", "access", "auth", "hub", "hf"}}
+_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s:\"']*:[^/\s\"']+(?=@)")
 
 
 def names_a_secret(key: str, value: object) -> bool:
     """Whether the value under `key` is to be hidden. A number under `…_key` or `…_token` is a size or an id."""
     words = [word.lower() for word in _WORDS.findall(key)]
-    if not words or value is None or isinstance(value, (bool, Mapping)):
+    empty = isinstance(value, (str, list, tuple)) and not value
+    if not words or value is None or empty or isinstance(value, (bool, Mapping)):
         return False
     if _SECRET_ANYWHERE & set(words):
         return True
     if words[-1] == "id" and words[-2:-1] == ["key"]:  # access_key_id
         words.pop()
+    if words[-1] in _SECRET_IF_OF:  # api_keys, access_tokens; `image_tokens` and `sort_keys` are other things
+        return bool(_SECRET_IF_OF[words[-1]] & set(words[:-1])) and not isinstance(value, (int, float))
     return words[-1] in _SECRET_AT_THE_END and not isinstance(value, (int, float))
 
 
@@ -39,3 +43,12 @@ def redacted(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
         return _USER_IN_ADDRESS.sub(REDACTED, value)
     return value
+
+
+def hides(value: Any) -> bool:
+    """Whether a secret was left out of a value, or of what is in it."""
+    if isinstance(value, Mapping):
+        return any(map(hides, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(hides, value))
+    return isinstance(value, str) and REDACTED in value
