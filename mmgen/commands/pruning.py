@@ -105,7 +105,7 @@ def _needed(chosen: Sequence[Run], every: Sequence[Run]) -> dict[Path, str]:
     for run in every:
         if run.path.resolve() in going:
             continue
-        for key in ("tokenizer_from", "encoder_from", "init_from"):
+        for key in ("tokenizer_from", "generator_from", "encoder_from", "init_from"):
             source = run.config.get(key)
             if isinstance(source, str):
                 place = Path(str(run.origin.get("directory") or "."), source).resolve()

@@ -236,7 +236,7 @@ def test_checkpoints_but_the_last_whole_one(told: Told):
     assert "nothing to remove" in told("prune", "checkpoints=true", "yes=true")
 
 
-@pytest.mark.parametrize("key", ["tokenizer_from", "encoder_from", "init_from"])
+@pytest.mark.parametrize("key", ["tokenizer_from", "generator_from", "encoder_from", "init_from"])
 def test_a_run_whose_parts_another_was_trained_with_is_kept_unless_it_is_named(told: Told, here: Path, key: str):
     make("base", days=40)
     user = make("user")
