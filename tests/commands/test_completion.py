@@ -23,6 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for run in ("one", "deep/two"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "status.json").write_text("{}")
+        (tmp_path / "runs" / run / "config.yaml").write_text("seed: 1")
     return tmp_path
 
 

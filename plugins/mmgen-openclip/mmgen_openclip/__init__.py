@@ -5,6 +5,7 @@ Letters: B batch, T text positions, E features, H W pixels.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmgen.models.clip import held_scale
 from mmgen.protocols import Batch, Logs, TextTokenizer
 from mmgen_openclip import models
 from mmgen_openclip.text import OwnTextTokenizer, as_open_clip_reads
 
+MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 PIXELS = {
     "openai": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
     "symmetric": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
@@ -92,7 +93,10 @@ class OpenClip(nn.Module):
         text_tokens = self.text_tokenizer.encode(batch["caption"], batch["key"] if self.training else None)
         image_features = self.encode_image(images)
         text_features = self.encode_text(text_tokens.to(images.device))
-        scale = held_scale(self.logit_scale, self.training)
+        if self.training:
+            with torch.no_grad():  # in place: held in the loss alone it would have no gradient once it is past
+                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        scale = self.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp()
         loss = _loss()(image_features, text_features, scale)
         with torch.no_grad():
             own = torch.arange(len(images), device=images.device)
