@@ -30,6 +30,8 @@ REQUIRED = [*PROJECT["build-system"]["requires"], *THEIRS, *PINNED]
 # Bytecode is written where a module is imported, and most of torch never is; so it has to be written then, whatever the
 # shell says: tests start hundreds of processes, each of which would compile torch and Lightning anew.
 QUICKLY = ("--no-compile", "--no-build-isolation")
+# What the tests of a plugin compare with, beside what it requires.
+COMPARED = {"mmgen-imagenet": ("efficientnet", "scikit-learn"), "mmgen-openclip": ("open_clip", "regex")}
 ENV = {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline", "PYTHONDONTWRITEBYTECODE": ""}
 
 
@@ -126,14 +128,17 @@ def plugins(session: nox.Session) -> None:
         python = over(session, Path(session.create_tmp()).resolve() / plugin.name)
         shutil.rmtree(plugin / "build", ignore_errors=True)
         session.run(*pip(python), str(plugin))
-        compared = {"mmgen-imagenet": "efficientnet", "mmgen-openclip": ("open_clip", "regex")}.get(plugin.name, ())
+        compared = COMPARED.get(plugin.name, ())
         if named := [wanted for wanted in REFERENCES if compared and wanted.startswith(compared)]:
-            session.run(*pip(python), "--no-deps", *named)  # what its tests compare with
-        listed = str(session.run(python, "-m", "mmgen.cli", "plugins", "list", external=True, silent=True))
+            session.run(*pip(python), "--no-deps", *named)
+        if named := [wanted for wanted in THEIRS if compared and wanted.startswith(compared)]:
+            session.run(*pip(python), *named)
+        listed = str(session.run(python, "-P", "-m", "mmgen.cli", "plugins", "list", external=True, silent=True))
         if found := [other.name for other in PLUGINS if other != plugin and f" {other.name} " in listed]:
             session.error(f"{plugin.name} is not alone, beside it lie {found}")
-        session.run(python, "-m", "mmgen.cli", "plugins", "check", external=True)
-        session.run(python, "-m", "pytest", str(plugin / "tests"), external=True, env=ENV)
+        session.run(python, "-P", "-m", "mmgen.cli", "plugins", "check", external=True)
+        # -P: not the mmgen that lies here beside noxfile.py, but the one that is installed.
+        session.run(python, "-P", "-m", "pytest", str(plugin / "tests"), external=True, env=ENV)
 
 
 @nox.session
