@@ -244,7 +244,7 @@ def test_a_new_one_of_each_other_kind_passes_its_tests_untouched(kind: str, tmp_
 def test_a_run_in_which_every_part_is_a_new_plugin(tmp_path: Path):
     binaries = environment(tmp_path / "environment")
     for kind in registry.KINDS:
-        for command in (["mmgen", "plugins", "new", kind, f"my_{kind}"], ["pip", "install", f"mmgen-my-{kind}"]):
+        for command in (["mmgen", "plugins", "new", kind, f"my_{kind}"], ["pip", "install", "-e", f"mmgen-my-{kind}"]):
             done = run(binaries, *command, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
     chosen = [f"{kind}=my_{kind}" for kind in registry.KINDS if kind != "evaluator"]
