@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmgen.models.contrast import sigmoid_loss, softmax_loss
+from mmgen.models.damage import damaged
 from mmgen.models.resnet import ModifiedResNet
 from mmgen.models.towers import Activation, TextTransformer, VisionTransformer
 from mmgen.protocols import Batch, Logs, TextTokenizer
@@ -59,12 +60,15 @@ class Clip(nn.Module):
         pixels: what pictures are normalised by.
         loss: softmax (symmetric cross-entropy, CLIP) or sigmoid (SigLIP).
         robustness: of the softmax loss in training against wrong captions, in [0,1]; see `mmgen.models.contrast`.
+        damaged: share of a batch's pictures that stand beside it damaged in training with the softmax loss, in [0,1]
+            (see `mmgen.models.damage`): a caption must prefer whole pictures to them, or a drawing's faults do not
+            count when drawings are ranked. Of 1, the picture's network reads twice as much.
         chunk_size: rows that pass through a network at once in training; the loss is that of the whole batch and its
             gradients are the same, for one more forward pass. null: all rows at once.
 
     Raises:
-        ValueError: sizes that do not divide, `robustness` out of its range or with the sigmoid loss, or `chunk_size`
-            with a residual network, whose normalisation is over the rows that pass at once.
+        ValueError: sizes that do not divide, `robustness` or `damaged` out of its range or with the sigmoid loss, or
+            `chunk_size` with a residual network, whose normalisation is over the rows that pass at once.
     """
 
     # Options without weights of their own, that weights trained with one value are wrong with another.
@@ -91,6 +95,7 @@ class Clip(nn.Module):
         pixels: Literal["symmetric", "openai"] = "symmetric",
         loss: Literal["softmax", "sigmoid"] = "softmax",
         robustness: float = 0.0,
+        damaged: float = 0.0,
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
@@ -99,9 +104,10 @@ class Clip(nn.Module):
                 f"chunk_size={chunk_size} with image_tower={image_tower}: it is at least 1, and a residual network's "
                 "normalisation sees all rows at once"
             )
-        if not 0 <= robustness <= 1 or (robustness and loss == "sigmoid"):
-            raise ValueError(f"robustness={robustness} with loss={loss}: it is from 0 to 1, and the softmax loss's")
-        self.robustness = robustness
+        for name, share in (("robustness", robustness), ("damaged", damaged)):
+            if not 0 <= share <= 1 or (share and loss == "sigmoid"):
+                raise ValueError(f"{name}={share} with loss={loss}: it is from 0 to 1, and the softmax loss's")
+        self.robustness, self.damaged = robustness, damaged
         self.text_tokenizer, self.image_size, self.loss, self.chunk_size = text_tokenizer, image_size, loss, chunk_size
         self.image: VisionTransformer | ModifiedResNet
         if image_tower == "resnet":
@@ -157,16 +163,27 @@ class Clip(nn.Module):
         """The loss over the batch's pairs, of all processes when there are several (see `mmgen.models.contrast`)."""
         images = batch["image"]
         text_tokens = self.text_tokenizer.encode(batch["caption"], batch["key"] if self.training else None)
-        image_features = self._in_chunks(self.encode_image, images)
+        count, broken = len(images), round(self.damaged * len(images)) if self.training else 0
+        pictures, seen = images, None
+        if broken:
+            spoilt, seen = damaged(images[:broken])
+            pictures = torch.cat([images, spoilt])
+        features = self._in_chunks(self.encode_image, pictures)
+        image_features, wrong = features[:count], features[count:]
         text_features = self._in_chunks(self.encode_text, text_tokens.to(images.device))
         scale = held_scale(self.logit_scale, self.training)
-        if self.logit_bias is None:
-            loss, right = softmax_loss(
-                image_features, text_features, scale, self.robustness if self.training else 0.0
-            )
-        else:
+        logs: Logs = {"logit_scale": scale.detach()}
+        if self.logit_bias is not None:
             loss, right = sigmoid_loss(image_features, text_features, scale, self.logit_bias)
-        return loss, {"batch_accuracy": right, "logit_scale": scale.detach()}
+        elif seen is None:
+            robustness = self.robustness if self.training else 0.0
+            loss, right = softmax_loss(image_features, text_features, scale, robustness)
+        else:
+            loss, right = softmax_loss(image_features, text_features, scale, self.robustness, (wrong, seen))
+            with torch.no_grad():
+                better = ((image_features[:broken] - wrong) * text_features[:broken]).sum(1) > 0
+                logs["whole_preferred"] = (better & seen).sum() / seen.sum().clamp_min(1)
+        return loss, logs | {"batch_accuracy": right}
 
     def _in_chunks(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Rows through a network, `chunk_size` at once: what lies between is made again in the backward pass."""

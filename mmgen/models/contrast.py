@@ -38,7 +38,11 @@ def gathered(features: Tensor) -> tuple[Tensor, int]:
 
 
 def softmax_loss(
-    image_features: Tensor, text_features: Tensor, scale: Tensor, robustness: float = 0.0
+    image_features: Tensor,
+    text_features: Tensor,
+    scale: Tensor,
+    robustness: float = 0.0,
+    wrong_images: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Symmetric cross-entropy (CLIP, figure 3).
 
@@ -52,6 +56,8 @@ def softmax_loss(
         robustness: q of the generalised cross-entropy (1 - p^q)/q (Zhang and Sabuncu, arXiv 1805.07836, equation 6), in
             which a pair counts by p^q of what it does in cross-entropy, p being the probability it is given: a wrong
             caption stays unlikely, and so is not learned by heart. 0 is cross-entropy, 1 the mean absolute error.
+        wrong_images: features (D,E) of pictures that no caption belongs to, and which of them count (D,): every caption
+            has them to choose from beside the batch's. Every process has as many.
 
     Returns:
         The loss, and the share of pictures whose caption scores best.
@@ -61,6 +67,11 @@ def softmax_loss(
     truth = torch.arange(first, first + len(image_features), device=image_features.device)
     by_image = scale * image_features @ all_texts.T
     by_text = scale * text_features @ all_images.T
+    if wrong_images is not None:
+        features, _ = gathered(wrong_images[0])
+        counts, _ = gathered(wrong_images[1].float())
+        by_wrong = (scale * text_features @ features.T).masked_fill(counts == 0, -torch.inf)
+        by_text = torch.cat([by_text, by_wrong], 1)
     loss = (_cross_entropy(by_image, truth, robustness) + _cross_entropy(by_text, truth, robustness)) / 2
     return loss, (by_image.argmax(1) == truth).float().mean()
 

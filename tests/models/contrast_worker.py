@@ -30,6 +30,9 @@ def batch_of(rank: int, world: int) -> tuple[Tensor, Tensor, nn.ParameterDict]:
 
 def loss_of(kind: str, images: Tensor, texts: Tensor, weights: nn.ParameterDict) -> Tensor:
     features = F.normalize(images @ weights["image"], dim=-1), F.normalize(texts @ weights["text"], dim=-1)
+    if kind == "damaged":
+        wrong = F.normalize(images.flip(1) @ weights["image"], dim=-1)
+        return softmax_loss(*features, weights["scale"].exp(), wrong_images=(wrong, images[:, 0] > 0))[0]
     if kind == "softmax":
         return softmax_loss(*features, weights["scale"].exp())[0]
     return sigmoid_loss(*features, weights["scale"].exp(), weights["bias"])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,20 @@ def test_robustness_out_of_place_is_refused(options):
         Clip(text_tokenizer=small_text_tokenizer(), image_size=16, **options)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_wrong_pictures_are_more_to_choose_from_for_captions_alone():
+    images, texts = features()
+    wrong, counts = features(3)[0].flip(1), torch.tensor([True, False, True])
+    loss, right = softmax_loss(images, texts, torch.tensor(20.0), wrong_images=(wrong, counts))
+    truth = torch.arange(6)
+    by_text = 20 * texts @ torch.cat([images, wrong[counts]]).T
+    expected = (F.cross_entropy(20 * images @ texts.T, truth) + F.cross_entropy(by_text, truth)) / 2
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(right) == float(softmax_loss(images, texts, torch.tensor(20.0))[1])
+    none = softmax_loss(images, texts, torch.tensor(20.0), wrong_images=(wrong, torch.zeros(3, dtype=torch.bool)))[0]
+    assert float(none) == pytest.approx(float(softmax_loss(images, texts, torch.tensor(20.0))[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid", "damaged"])
 @pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_processes_have_the_gradients_of_one_large_batch(kind, world, tmp_path):
     images, texts, weights = batch_of(0, 1)
@@ -91,13 +105,14 @@ def test_many_processes_have_the_gradients_of_one_large_batch(kind, world, tmp_p
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 5])
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid", "damaged"])
 def test_a_batch_in_chunks_has_the_gradients_of_the_whole(kind, chunk_size):
     gradients = []
     for size in (None, chunk_size):
         torch.manual_seed(0)
-        options = {"image_size": 16, "width": 32, "embed_dim": 12, "image_layers": 2, "text_layers": 2}
-        model = Clip(text_tokenizer=small_text_tokenizer(), loss=kind, chunk_size=size, **options).train().double()
+        options: dict[str, Any] = {"image_size": 16, "width": 32, "embed_dim": 12, "image_layers": 2, "text_layers": 2}
+        options |= {"damaged": 1.0} if kind == "damaged" else {"loss": kind}
+        model = Clip(text_tokenizer=small_text_tokenizer(), chunk_size=size, **options).train().double()
         batch = small_batch(16, count=7)
         loss, _ = model.training_loss({**batch, "image": batch["image"].double()}, 0)
         loss.backward()
