@@ -291,6 +291,7 @@ class Evidence:
     drawing_scores: Tensor | None = None  # (B,n), cosine, falling
     redrawings: Tensor | None = None  # (B,n,3,H,W), best first
     redrawing_scores: Tensor | None = None  # (B,n), falling
+    kept_codes: Tensor | None = None  # (B,n), of the codes that a redrawing keeps, the share that is as it was given
     image_features: Tensor | None = None  # (B,D)
     text_features: Tensor | None = None  # (B,D)
     probe_features: Tensor | None = None  # (B,F)

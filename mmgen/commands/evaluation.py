@@ -31,6 +31,7 @@ from mmgen.samplers.region import Region
 from mmgen.text_to_image import TextToImage
 
 CHUNK = 256  # pictures of evidence handed over at once
+TURN = 1_000_003  # between the seeds by which pictures of one caption are redrawn
 DRAWING = "(drawing)"  # what fails where a sampler does; no evaluator is called so
 NOTHING: dict[str, Any] = {"numbers": [], "tables": {}, "pictures": {}, "stood_aside": None, "failed": None}
 
@@ -183,13 +184,35 @@ class Evaluation:
         self._seconds["drawing"] = time.monotonic() - began
 
     def _redraw(self, positions: list[int], redrawn: Redrawn, options: dict[str, Any]) -> list[Drawings]:
-        """Pictures of the dataset, from a share of their height and width on, to fit their own captions."""
-        count, row, column = redrawn
-        grid = self.model.part("tokenizer").grid
-        region = Region.corner(grid, int(row * grid[0]), int(column * grid[1]), unit="codes")
-        captions = [self.pictures.captions[p] for p in positions]
-        redrawing = Redrawing(self.pictures.before(positions), region)
-        return self.model.draw(captions, num_images=count, redrawing=redrawing, **options)
+        """Pictures of the dataset, from a share of their height and width on, to fit their own captions. The second
+        picture of one caption is drawn by another seed than the first, and so on: where as much is kept, it would get
+        the same drawings."""
+        count, region = redrawn[0], self._region(redrawn)
+        before: Counter[str] = Counter()
+        turns: dict[int, list[int]] = {}
+        for position in positions:
+            caption = self.pictures.captions[position]
+            turns.setdefault(before[caption], []).append(position)
+            before[caption] += 1
+        found: dict[int, Drawings] = {}
+        for turn, same in turns.items():
+            captions = [self.pictures.captions[p] for p in same]
+            redrawing = Redrawing(self.pictures.before(same), region)
+            settings = options | {"seed": self.drawing_seed + turn * TURN}
+            drawn = self.model.draw(captions, num_images=count, redrawing=redrawing, **settings)
+            found.update(zip(same, drawn, strict=True))
+        return [found[position] for position in positions]
+
+    def _region(self, redrawn: Redrawn) -> Region:
+        grid, (_, row, column) = self.model.part("tokenizer").grid, redrawn
+        return Region.corner(grid, int(row * grid[0]), int(column * grid[1]), unit="codes")
+
+    def _kept(self, positions: Sequence[int], drawn: Sequence[Drawings], redrawn: Redrawn) -> Tensor:
+        """(B,n): how many of the codes to be kept are those of the picture that was given."""
+        kept = self._region(redrawn).kept
+        given = self.model.reconstruct(self.pictures.before(positions))[0].flatten(1)[:, None, kept]
+        found = torch.stack([d.image_tokens for d in drawn])[:, :, kept]
+        return (found == given).float().mean(2) if kept.any() else torch.ones(found.shape[:2])
 
     def _judge(self, evaluator: Evaluator) -> Findings:
         needs = evaluator.needs
@@ -240,6 +263,7 @@ class Evaluation:
         if needs.redrawings:
             drawn = [self._redrawings[p, _redrawn(needs)] for p in positions]
             evidence.redrawings, evidence.redrawing_scores = _stacked(drawn)
+            evidence.kept_codes = self._kept(positions, drawn, _redrawn(needs))
         if needs.features:
             evidence.image_features = self.model.encode_images(images)
             evidence.text_features = self.model.encode_captions(captions)

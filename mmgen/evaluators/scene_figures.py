@@ -38,6 +38,7 @@ class Judgements:
         controls: verdicts on pictures that no generator drew, by the names of `CONTROLS`.
         best: verdicts on the encoder's first drawing of each caption.
         right: (B,n) bool in pieces, whether each drawing is all right, best first by the encoder.
+        kept: (B,n) in pieces, of the codes that each drawing should keep, the share that it kept.
     """
 
     where: str
@@ -47,6 +48,7 @@ class Judgements:
     controls: dict[str, list[Verdict]] = field(default_factory=lambda: {name: [] for name in CONTROLS})
     best: list[Verdict] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
 
     def drawn(self) -> list[Finding]:
         """All right, and each attribute."""
@@ -70,6 +72,10 @@ class Judgements:
                 numbers.append(Finding(f"scene_judge/{name}", _share(marks), n, "%", note=note))
         clean = [not verdict.unexplained for verdict in self.best]
         numbers.append(_finding("nothing_else", clean, f"{best}; {self._beside('nothing_else')}"))
+        if self.kept:
+            whole = (torch.cat(self.kept) == 1).all(1).tolist()
+            note = "every code outside of what was drawn anew is as it was given, in all drawings"
+            numbers.append(_finding("kept_codes", whole, note))
         return numbers
 
     def itself(self) -> list[Finding]:

@@ -76,7 +76,7 @@ class SceneJudge:
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
-        self._seed = setting.seed
+        self._seed, self._region = setting.seed, self.region
         self._found = Judgements(f"of {setting.split}{self._given()}", self.attributes, self.noise)
         self._sheet, self._failures = Chosen(self.shown, setting.seed), Chosen(FAILURES, setting.seed)
 
@@ -90,6 +90,8 @@ class SceneJudge:
         numbers = [i for i, sample in enumerate(evidence.samples) if "scene" in sample.get("attributes", {})]
         if not numbers:
             return
+        if evidence.indices is not None:
+            self._region = self.region.on(tuple(evidence.indices.shape[1:]))
         samples = [evidence.samples[i] for i in numbers]
         scenes = [from_json(sample["attributes"]["scene"]).canonical() for sample in samples]
         images = evidence.images[numbers].cpu().float()
@@ -107,6 +109,8 @@ class SceneJudge:
         drawn = evidence.redrawings if self.redraws else evidence.drawings
         if self.drawings:
             assert drawn is not None
+            if self.redraws and evidence.kept_codes is not None:
+                self._found.kept.append(evidence.kept_codes[numbers].cpu())
             self._judge_drawings(drawn[numbers].cpu().float(), images, scenes, samples)
 
     def _judge_drawings(self, drawn: Tensor, images: Tensor, scenes: list[Scene], samples: list[Sample]) -> None:
@@ -127,15 +131,15 @@ class SceneJudge:
 
     def _judged(self, pictures: Tensor, images: Tensor, scenes: Sequence[Scene]) -> list[tuple[Reading, Verdict]]:
         """What was not drawn anew is read from the true pictures."""
-        if self.region != WHOLE:
+        if self._region != WHOLE:
             row, column = (
-                int(share * size)
-                for share, size in zip((self.region.row, self.region.column), images.shape[2:], strict=True)
+                round(share * size)  # a whole number, where the picture has as many pixels for each code
+                for share, size in zip((self._region.row, self._region.column), images.shape[2:], strict=True)
             )
             whole = images.clone()
             whole[:, :, row:, column:] = pictures[:, :, row:, column:]
             pictures = whole
-        return judge(pictures, scenes, self.region)
+        return judge(pictures, scenes, self._region)
 
     def _noisy(self, images: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Each picture's noise is a function of the seed and its id."""

@@ -68,7 +68,7 @@ class Clip(nn.Module):
 
     Raises:
         ValueError: sizes that do not divide, `robustness` or `damaged` out of its range or with the sigmoid loss, or
-            `chunk_size` with a residual network, whose normalisation is over the rows that pass at once.
+            `chunk_size` or `damaged` with a residual network, whose normalisation is over the rows that pass at once.
     """
 
     # Options without weights of their own, that weights trained with one value are wrong with another.
@@ -107,6 +107,10 @@ class Clip(nn.Module):
         for name, share in (("robustness", robustness), ("damaged", damaged)):
             if not 0 <= share <= 1 or (share and loss == "sigmoid"):
                 raise ValueError(f"{name}={share} with loss={loss}: it is from 0 to 1, and the softmax loss's")
+        if damaged and image_tower == "resnet":
+            raise ValueError(
+                f"damaged={damaged} with image_tower=resnet: its normalisation would be that of damaged pictures too"
+            )
         self.robustness, self.damaged = robustness, damaged
         self.text_tokenizer, self.image_size, self.loss, self.chunk_size = text_tokenizer, image_size, loss, chunk_size
         self.image: VisionTransformer | ModifiedResNet

@@ -54,6 +54,10 @@ class Region:
         """Whether the blob's middle lies in it."""
         return blob.y >= SIZE * self.row and blob.x >= SIZE * self.column
 
+    def on(self, grid: tuple[int, ...]) -> Region:
+        """The region as a grid of (h, w) codes allows it: drawn from the whole code on in which it begins."""
+        return Region(*(int(share * size) / size for share, size in zip((self.row, self.column), grid, strict=True)))
+
 
 WHOLE = Region()
 
@@ -101,8 +105,8 @@ def _look_the_same(truth: Scene, read: Scene, reading: Reading) -> bool:
     """Whether there is one picture for both, as there is for a small cross plain and outlined."""
     if kind_of(truth) != kind_of(read) or not isinstance(truth, Count) or not isinstance(read, Count):
         return False
-    if truth.number != read.number:
-        return False
+    if (truth.number, truth.size) != (read.number, read.size):
+        return False  # the size is in the layout alone, and both are drawn in the one that was read
     one, other = draw_many([(truth, reading.layout), (read, reading.layout)], SIZE)
     return torch.equal(one, other)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -146,6 +147,32 @@ def test_pictures_that_share_a_caption_have_drawings_of_their_own(finished, conf
             torch.testing.assert_close(images, drawn.images[chosen], msg=f"{caption}, picture {k}")
     assert len(judges["two"].given) == 18
     assert len({caption for caption, _ in judges["two"].given}) == 12
+
+
+def test_pictures_that_share_a_caption_are_redrawn_each_in_its_own_way(finished, config, tmp_path):
+    """Where as much is kept of both, the same numbers would be the same drawings, counted twice."""
+    model = mmgen.load(str(finished))
+    dataset = Bars({"train": range(20), "val": range(20, 30), "heldout_pairs": range(30, 48)})
+    own = Evaluation(model, Pictures(dataset), RunDirectory(tmp_path).create({}), config, shows=False)
+    judge = Judge(redrawings=2, redrawn_from=(0.5, 0.0))
+    positions = own._positions(judge.needs)
+    own._draw_all({"one": judge})
+    drawn = [own._redrawings[position, evaluation._redrawn(judge.needs)] for position in positions]
+    captions = [dataset[position]["caption"] for position in positions]
+    twins = [(i, j) for j, caption in enumerate(captions) for i in range(j) if captions[i] == caption]
+    assert len(twins) > 4
+    differ = [not torch.equal(drawn[i].image_tokens, drawn[j].image_tokens) for i, j in twins]
+    assert sum(differ) > len(differ) / 2  # two may come out alike by chance
+    seeds = {d.seed for d in drawn}
+    redrawn = evaluation._redrawn(judge.needs)
+    assert (own._kept(positions, drawn, redrawn) == 1).all()
+    spoilt = [dataclasses.replace(drawn[0], image_tokens=drawn[0].image_tokens.clone()), *drawn[1:]]
+    spoilt[0].image_tokens[1, 0] += 1
+    found = own._kept(positions, spoilt, redrawn)
+    assert found[0, 1] < 1
+    assert (found == 1).sum() == found.numel() - 1
+    assert config["drawing"]["seed"] in seeds
+    assert len(seeds) == max(captions.count(caption) for caption in captions)
 
 
 def test_reconstructions_lie_beside_the_originals(judged):

@@ -15,14 +15,16 @@ def picture(scene):
     return draw(scene, draw_layout(scene, lambda n: n // 2), 32)
 
 
-def judge(evaluator, samples, drawn=None, reconstructions=None, split="some", seed=0):
-    """`drawn` (B,n,3,32,32), in chunks of one."""
+def judge(evaluator, samples, drawn=None, reconstructions=None, split="some", seed=0, grid=None):
+    """`drawn` (B,n,3,32,32), in chunks of one, with codes of this grid."""
     evaluator.begin(Setting(split, seed=seed))
     images = torch.stack([sample["image"] for sample in samples])
     reconstructions = images if reconstructions is None else reconstructions
     for i in range(len(samples)):
         part = slice(i, i + 1)
         evidence = Evidence(samples[part], images[part], reconstructions=reconstructions[part])
+        if grid is not None:
+            evidence.indices = torch.zeros(1, *grid, dtype=torch.long)
         if drawn is not None:
             evidence.redrawings, evidence.drawings = (
                 (drawn[part], None) if evaluator.needs.redrawings else (None, drawn[part])
@@ -178,6 +180,30 @@ def test_what_was_given_is_not_judged(sample, number):
         findings = judge(SceneJudge(drawings=1, redrawn_from=[0.5, 0.5]), samples, drawn[None, None])
         assert number(findings, "scene_judge/right").value == right
         assert number(findings, "scene_judge/shape").n == 1
+
+
+@pytest.mark.parametrize(("grid", "right"), [(None, 1), ((8, 8), 1), ((4, 4), 0), ((2, 2), 0)])
+def test_the_whole_code_that_a_region_begins_in_is_judged(sample, number, grid, right):
+    """Redrawn from 0.45 on: from pixel 14 where nothing is known of codes, from 12 of an 8×8 grid, 8 of a 4×4, 0 of a
+    2×2. What is wrong here stands above pixel 12."""
+    scene = Object(Thing("circle", "red"))
+    image = picture(scene)
+    wrong = image.clone()
+    wrong[:, 8:12] = image.new_tensor([0, 0, 1])[:, None, None]
+    samples = [sample(image, "a circle", id="a", scene=to_json(scene))]
+    findings = judge(SceneJudge(drawings=1, redrawn_from=[0.45, 0.0]), samples, wrong[None, None], grid=grid)
+    assert number(findings, "scene_judge/right").value == right
+
+
+def test_pictures_whose_redrawings_changed_a_kept_code_are_counted(objects, number):
+    images = torch.stack([sample["image"] for sample in objects])
+    evaluator = SceneJudge(drawings=2, redrawn_from=[0.5, 0.0])
+    evaluator.begin(Setting("some"))
+    kept = torch.tensor([[1.0, 1.0], [1.0, 0.97], [1.0, 1.0], [0.0, 1.0]])
+    drawn = images[:, None].expand(-1, 2, -1, -1, -1)
+    evaluator.update(Evidence(objects, images, reconstructions=images, redrawings=drawn, kept_codes=kept))
+    found = number(evaluator.compute(), "scene_judge/kept_codes")
+    assert (found.value, found.n) == (0.5, 4)
 
 
 def test_what_has_to_be_right_can_be_chosen(objects, number):

@@ -10,6 +10,8 @@ from mmgen.models.clip import Clip
 from mmgen.models.damage import damaged
 from mmgen.testing.stand_ins import small_batch, small_text_tokenizer
 
+RESNET = {"damaged": 0.5, "image_tower": "resnet"}
+
 
 def scenes(count: int, image_size: int = 32) -> torch.Tensor:
     dataset = Scenes(num_samples=count, num_val=1, num_heldout=1, image_size=image_size)
@@ -105,7 +107,7 @@ def test_the_loss_of_validation_knows_no_damage():
     assert "whole_preferred" not in logs
 
 
-@pytest.mark.parametrize("options", [{"damaged": 1.5}, {"damaged": -0.1}, {"damaged": 0.5, "loss": "sigmoid"}])
+@pytest.mark.parametrize("options", [{"damaged": 1.5}, {"damaged": -0.1}, {"damaged": 0.5, "loss": "sigmoid"}, RESNET])
 def test_damage_out_of_place_is_refused(options):
     with pytest.raises(ValueError, match="damaged"):
         Clip(text_tokenizer=small_text_tokenizer(), image_size=16, **options)

@@ -36,6 +36,11 @@ CASES: list[tuple[Scene, Scene, dict[str, tuple[bool, ...]]]] = [
         Count(3, C, "large", "dotted"),
         {"shape": (False,), "colour": (True,), "number": (False,), "size": (False,), "fill": (False,)},
     ),
+    (
+        Count(2, A, "small", "plain"),
+        Count(2, A, "large", "plain"),
+        {"shape": (True,), "colour": (True,), "number": (True,), "size": (False,), "fill": (True,)},
+    ),
     (Word("AB", "red"), Word("AC", "red"), {"colour": (True,), "letters": (False,), "letter": (True, False)}),
     (Word("AB", "red"), Word("A", "blue"), {"colour": (False,), "letters": (False,), "letter": (True, False)}),
     (
