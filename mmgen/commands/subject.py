@@ -53,7 +53,12 @@ class Subject:
             return needs.split
         if not needs.or_val:
             return None
-        return ALL if self.foreign and not self.splits else "val"
+        if not self.foreign or "val" in self.splits:
+            return "val"
+        held_out = [name for name in self.splits if name != "train"]  # rather than a `val` cut from the rest
+        if "test" in held_out:
+            return "test"
+        return held_out[0] if len(held_out) == 1 else "val" if self.splits else ALL
 
     def positions(self, needs: Needs) -> list[int]:
         """Of the split to judge."""
