@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, list_error, listed
+from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, clean_attributes, list_error, listed
 from mmgen.data.class_folders import TEMPLATES, class_folders
 from mmgen.errors import DataError, quoted
 from mmgen.images import SUFFIXES, decode
@@ -211,7 +211,7 @@ class Folder:
             raise DataError(
                 f"the picture {quoted(name)} does not exist", code="MMG-D04", where=where, fix="check the path"
             )
-        return _Entry(file, [clean(text, where) for text in texts], dict(attributes))
+        return _Entry(file, [clean(text, where) for text in texts], clean_attributes(attributes, f"{where}: attributes"))
 
     def _inside(self, file: Path, where: str) -> Path:
         """The file, if it lies in the folder after links and `..` are followed."""

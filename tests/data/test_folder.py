@@ -100,6 +100,16 @@ def test_captions_are_cleaned(tmp_path: Path) -> None:
     assert caption == "éclair [31mred[0m \U0001f468\u200d\U0001f469 \u202ertl"
 
 
+def test_attributes_are_cleaned_as_captions_are(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    told = {"kind\ud800": "\x1b[2Jcafe\u0301\n  \ud800bar", "none": " "}
+    lines(tmp_path, {"file": "a.png", "caption": "a", "attributes": told})
+    assert Folder(str(tmp_path))[0]["attributes"] == {"kind": "[2Jcaf\xe9 bar"}
+    lines(tmp_path, {"file": "a.png", "caption": "a", "attributes": {"kind": "\ud800"}})
+    e = error(tmp_path)
+    assert (e.code, e.where) == ("MMG-D06", f"{tmp_path}/captions.jsonl:1: attributes")
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     e = error(tmp_path / "nowhere")
     assert e.code == "MMG-D01"

@@ -283,6 +283,13 @@ def test_members_that_cannot_be_used(tmp_path: Path):
         assert check_dataset(data)
 
 
+def test_attributes_are_cleaned_as_captions_are(tmp_path: Path):
+    fields = {"caption": "x", "tag": "a\x1b[2J\n \ud800b", "blank": "", "n": 3}
+    shard(tmp_path / "0.tar", [("a.png", png()), ("a.json", json.dumps(fields).encode())])
+    data = Webdataset(str(tmp_path), image_size=8, attributes=["tag", "blank", "n"])
+    assert data[0]["attributes"] == {"tag": "a[2J b", "n": "3"}
+
+
 def test_a_key_twice_in_a_shard(tmp_path: Path):
     shard(tmp_path / "0.tar", [*sample("a", "first"), *sample("b"), *sample("a", "second")])
     assert error(tmp_path).code == "MMG-D51"
