@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -97,8 +98,8 @@ class Folder:
         return decode(self._entries[index].file)
 
     def _all_entries(self) -> list[_Entry]:
-        if not self.root.is_dir():
-            what = "is not a folder" if self.root.exists() else "does not exist"
+        if not os.path.isdir(self.root):  # unlike Path.is_dir no error of a name that none can have
+            what = "is not a folder" if os.path.exists(self.root) else "does not exist"
             raise DataError(
                 f"the folder {quoted(str(self.root))} {what}",
                 code="MMG-D01",
@@ -206,8 +207,12 @@ class Folder:
         attributes = row.get("attributes") or {}
         if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
             raise list_error("attributes must be texts by name", where, "attributes")
-        file = self._inside(self.root / name, where)
-        if not file.is_file():
+        try:
+            file = self._inside(self.root / name, where)
+            exists = file.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, or with a NUL in it; links in a circle
+            exists = False
+        if not exists:
             raise DataError(
                 f"the picture {quoted(name)} does not exist", code="MMG-D04", where=where, fix="check the path"
             )

@@ -167,6 +167,10 @@ def test_a_shard_of_a_pattern_is_missing(tmp_path: Path):
     assert (e.code, e.where) == ("MMG-D50", str(tmp_path / "1.tar"))
     data = skipping(pattern)
     assert (len(data), len(data.skipped)) == (3, 2)
+    numbers = ",".join(map(str, range(200)))
+    assert error(f"{tmp_path}/{{{numbers}}}.tar").where == str(tmp_path / "1.tar"), "longer than a name may be"
+    assert error(f"{tmp_path}/none/{{{numbers}}}.tar").code == "MMG-D01"
+    assert error(f"{tmp_path}/{'x' * 300}").code == "MMG-D01"
 
 
 @pytest.mark.parametrize(
