@@ -34,3 +34,16 @@ def test_what_was_held_out_stands_in_before_what_is_cut_from_train(splits, train
     assert subject(True, splits).split(Needs("heldout_pairs")) == foreign
     assert subject(True, splits).split(Needs("heldout_pairs", or_val=False)) is None
     assert subject(True, splits).split(Needs("val")) == "val"
+
+
+COUNTED = [{"digit": "one", "pen": "ink"}, {"class": "cat", "n": "1"}, {"class": "ape"}, {"class": "cat", "digit": "x"}]
+
+
+def test_classes_are_those_declared_or_counted():
+    assert subject(attributes=COUNTED).classes == {"class": ["ape", "cat"]}
+    assert subject(attributes=COUNTED, classes={"digit": ["two", "one"]}).classes == {"digit": ["two", "one"]}
+
+
+def test_of_a_mixture_those_of_parts_that_declare_none_are_counted():
+    mixed = subject(attributes=COUNTED, classes={"digit": ["two", "one"]}, undeclared=[1, 2, 3])
+    assert mixed.classes == {"digit": ["two", "one", "x"], "class": ["ape", "cat"]}
