@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mmgen.checkpoint.lightning import stored_state, verify
 from mmgen.checkpoint.parts import read_part
+from mmgen.checkpoint.sharded import read_stored
 from mmgen.data.scenes import Scenes
 from mmgen.errors import MmgenError
 from mmgen.loading import load_part
@@ -54,7 +55,10 @@ DATA = [
 TOKENIZER = ["task=tokenizer", "tokenizer=emoji_vq", "trainer.max_steps=450", "task.optimizer.lr=3e-3"]
 GENERATOR = [
     "task=generator",
-    "generator={embed_dim: 128, num_layers: 6, qk_norm: false, token_noise: 0.2}",
+    "generator.embed_dim=128",
+    "generator.num_layers=6",
+    "generator.qk_norm=false",
+    "generator.token_noise=0.2",
     "task.optimizer={name: muon, lr: 1.0e-2, embedding_lr: 5.0e-2}",
     "task.ema_decay=0.99",
     "task.alternative_captions=0.1",
@@ -104,7 +108,7 @@ def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
     for path in sorted((out / "kept").iterdir()):
         state = stored_state(path)["state_dict"]
         average = {name.removeprefix(EMA): value for name, value in state.items() if name.startswith(EMA)}
-        model.load_state_dict(average)
+        model.load_state_dict(read_stored(average))
         with torch.no_grad():
             tokens = sampler.draw(model, text, num_images=1, seed=1)[:, 0]
             right = share_right(dataset, image_tokenizer.decode(tokens.unflatten(1, image_tokenizer.grid)))
@@ -121,14 +125,14 @@ class Keeper(threading.Thread):
     def __init__(self, checkpoints: Path, kept: Path) -> None:
         super().__init__(daemon=True)
         self.checkpoints, self.kept, self.seconds = checkpoints, kept, dict[str, float]()
-        self._began, self._stop = time.perf_counter(), threading.Event()
+        self._began, self._ending = time.perf_counter(), threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._ending.wait(0.2):
             self._look()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ending.set()
         self.join()
         self._look()
 
