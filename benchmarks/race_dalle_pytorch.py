@@ -69,13 +69,18 @@ def text_tokenizer(captions: list[str], directory: Path) -> Any:
 
 
 class Clock:
-    """Seconds of training: started and stopped."""
+    """Seconds of training: started, stopped, and read in between."""
 
     def __init__(self) -> None:
-        self.seconds, self._began = 0.0, time.perf_counter()
+        self._before = 0.0
+        self._began: float | None = time.perf_counter()  # None: stopped
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def stop(self) -> None:
-        self.seconds += time.perf_counter() - self._began
+        self._before, self._began = self.seconds, None
 
     def start(self) -> None:
         self._began = time.perf_counter()
@@ -154,7 +159,8 @@ def main() -> None:
     print(f"dalle-pytorch: {count:,} parameters; image tokenizer {clock.seconds:.0f} s", flush=True)
     clock.start()
     step, due = 0, FIRST
-    while clock.seconds < options.minutes * 60:
+    is_over = clock.seconds >= options.minutes * 60
+    while not is_over:
         for chosen in batches(len(codes)):
             said = [wording(captions["train"][int(i)]) for i in chosen]
             text = tokenizer.tokenize(said, TEXT_LENGTH, truncate_text=True)
@@ -164,12 +170,15 @@ def main() -> None:
             clip_grad_norm_(dalle.parameters(), 0.5)
             optimizer.step()
             step += 1
-            if step == due:
-                due = round(due * EVERY)
+            is_over = clock.seconds >= options.minutes * 60
+            if step == due or is_over:
+                due = round(step * EVERY)
                 clock.stop()
                 print(f"dalle-pytorch: {step} steps, {clock.seconds:.0f} s, loss {float(loss):.3f}", flush=True)
                 draw(directory, dalle, asked, clock.seconds, step)
                 clock.start()
+            if is_over:
+                break
 
 
 if __name__ == "__main__":

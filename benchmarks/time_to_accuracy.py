@@ -105,7 +105,7 @@ def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
     print(f"mmgen: {parameters(model):,} parameters; image tokenizer {seconds_before:.0f} s", flush=True)
     text = model.text_tokenizer.encode([dataset[i]["caption"] for i in asked(dataset)])
     sampler = Autoregressive(temperature=0.5, guidance_scale=1.5)
-    for path in sorted((out / "kept").iterdir()):
+    for path in sorted((out / "kept").glob("step-*")):
         state = stored_state(path)["state_dict"]
         average = {name.removeprefix(EMA): value for name, value in state.items() if name.startswith(EMA)}
         model.load_state_dict(read_stored(average))
@@ -164,7 +164,9 @@ def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Itera
     }
     (shared / "captions.json").write_text(json.dumps(captions))
     script = Path(__file__).with_name("race_dalle_pytorch.py")
-    process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)])
+    errors = shared / "stderr.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)], stderr=file)
     seen: set[Path] = set()
     try:
         while True:
@@ -176,6 +178,11 @@ def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Itera
                 right = {n: share_right(dataset, torch.from_numpy(drawn[n]).float() / 255) for n in settings}
                 print("  ".join(f"{name} {share:.1%}" for name, share in right.items()), flush=True)
                 yield float(drawn["seconds"]), max(right.values())
+            if ended and process.returncode:
+                end = errors.read_text(errors="replace")[-2000:]
+                sys.exit(
+                    f"dalle-pytorch ended with {process.returncode}, so that nothing is won; {errors} ends:\n{end}"
+                )
             if ended:
                 return
             time.sleep(1)
@@ -213,19 +220,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=options.only is not None)
     dataset, results = scenes(), out / "race.json"
     curves: dict[str, list[Point]] = json.loads(results.read_text()) if results.is_file() else {}
-    if options.only != "dalle-pytorch":
-        curves["mmgen"] = until(mmgen_curve(dataset, out, options.steps), "mmgen")
-    if options.only != "mmgen":
-        curves["dalle-pytorch"] = until(peer_curve(dataset, out, options.peer, options.minutes), "dalle-pytorch")
-    results.write_text(json.dumps(curves, indent=1))
+    contestants = {
+        "mmgen": mmgen_curve(dataset, out, options.steps),
+        "dalle-pytorch": peer_curve(dataset, out, options.peer, options.minutes),
+    }
+    for name, curve in contestants.items():
+        if options.only in (name, None):
+            curves[name] = until(curve, name)
+            results.write_text(json.dumps(curves, indent=1))
     times = {name: next((s for s, right in points if right >= TARGET), None) for name, points in curves.items()}
     for name, seconds in times.items():
-        best = max(right for _, right in curves[name])
+        best = max((right for _, right in curves[name]), default=0.0)
         print(f"{name}: {seconds:.0f} s to {TARGET:.0%}" if seconds else f"{name}: {best:.0%} at the most")
     ours, theirs = times.get("mmgen"), times.get("dalle-pytorch")
     if ours and theirs:
         print(f"{theirs / ours:.1f} times as fast")
-    elif ours and "dalle-pytorch" in curves:
+    elif ours and curves.get("dalle-pytorch"):
         print(f"more than {curves['dalle-pytorch'][-1][0] / ours:.1f} times as fast")
 
 
