@@ -6,12 +6,15 @@ mmgen against dalle-pytorch 1.6.6 (`race_dalle_pytorch.py`, run by the Python of
 pictures: 20,000 pairs on white at 32 pixels, whose held-out (shape, colour) pairs are never trained on. Same sizes: 64
 image tokens out of 1,024, captions of 640 ids, 1.6 million parameters in the transformer, batches of 64. mmgen trains
 by its command, with the recipe of `experiment=abilities_fast`; the rival by its own loss, with the learning rates,
-schedules and clipping of its own training scripts. Each draws the same 200 captions along the way, once; what is
-judged is whether both things' shapes and colours and the relation are right. The clock is that of training, image
-tokenizer, start and reading included; drawing and judging stop it.
+schedules and clipping of its own training scripts. Each draws the same 200 captions along the way, by each of its
+settings once; what is judged is whether both things' shapes and colours and the relation are right, and of several
+settings the best counts. mmgen draws every 50 steps, the rival at steps that grow by a quarter; when the target was
+reached is read off the line between the points on either side of it. The clock is that of training, image tokenizer,
+start and reading included; drawing and judging stop it.
 
-Prints each contestant's curve and the ratio; OUT/race.json keeps the curves. Contestants run one after the other, by as
-many threads as there are cores. Nothing is asserted.
+Prints each contestant's curve, the ratio, and how many of the asked pictures are still right after its image tokenizer
+alone, the most that its drawings can be expected to reach. OUT/race.json keeps the curves, and is written after each
+contestant. They run one after the other, by as many threads as there are cores. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from torch import Tensor
 
 from mmgen.checkpoint.lightning import stored_state, verify
 from mmgen.checkpoint.parts import read_part
+from mmgen.checkpoint.sharded import read_stored
 from mmgen.data.scenes import Scenes
 from mmgen.errors import MmgenError
 from mmgen.loading import load_part
@@ -54,7 +58,10 @@ DATA = [
 TOKENIZER = ["task=tokenizer", "tokenizer=emoji_vq", "trainer.max_steps=450", "task.optimizer.lr=3e-3"]
 GENERATOR = [
     "task=generator",
-    "generator={embed_dim: 128, num_layers: 6, qk_norm: false, token_noise: 0.2}",
+    "generator.embed_dim=128",
+    "generator.num_layers=6",
+    "generator.qk_norm=false",
+    "generator.token_noise=0.2",
     "task.optimizer={name: muon, lr: 1.0e-2, embedding_lr: 5.0e-2}",
     "task.ema_decay=0.99",
     "task.alternative_captions=0.1",
@@ -62,6 +69,7 @@ GENERATOR = [
 ]
 EMA = "ema.module."
 EVERY = 50  # steps between two drawings
+RECONSTRUCTED = "reconstructed"  # what race_dalle_pytorch.py calls the asked pictures after its image tokenizer
 
 Point = tuple[float, float]  # seconds of training, share right
 
@@ -99,12 +107,15 @@ def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
     image_tokenizer = load_part(read_part(out / "runs" / names["tokenizer"] / "model", trusted=True), trusted=True)
     model = load_part(read_part(generator / "model", trusted=True), trusted=True)
     print(f"mmgen: {parameters(model):,} parameters; image tokenizer {seconds_before:.0f} s", flush=True)
+    with torch.no_grad():
+        pictures = torch.stack([dataset[i]["image"] for i in asked(dataset)])
+        tell_ceiling("mmgen", share_right(dataset, image_tokenizer.decode(image_tokenizer.encode(pictures))))
     text = model.text_tokenizer.encode([dataset[i]["caption"] for i in asked(dataset)])
     sampler = Autoregressive(temperature=0.5, guidance_scale=1.5)
-    for path in sorted((out / "kept").iterdir()):
+    for path in sorted((out / "kept").glob("step-*")):
         state = stored_state(path)["state_dict"]
         average = {name.removeprefix(EMA): value for name, value in state.items() if name.startswith(EMA)}
-        model.load_state_dict(average)
+        model.load_state_dict(read_stored(average))
         with torch.no_grad():
             tokens = sampler.draw(model, text, num_images=1, seed=1)[:, 0]
             right = share_right(dataset, image_tokenizer.decode(tokens.unflatten(1, image_tokenizer.grid)))
@@ -121,14 +132,14 @@ class Keeper(threading.Thread):
     def __init__(self, checkpoints: Path, kept: Path) -> None:
         super().__init__(daemon=True)
         self.checkpoints, self.kept, self.seconds = checkpoints, kept, dict[str, float]()
-        self._began, self._stop = time.perf_counter(), threading.Event()
+        self._began, self._ending = time.perf_counter(), threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._ending.wait(0.2):
             self._look()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ending.set()
         self.join()
         self._look()
 
@@ -148,30 +159,41 @@ class Keeper(threading.Thread):
 
 
 def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Iterator[Point]:
-    """Hands the pictures over as files, and judges what is drawn as it appears."""
+    """Hands the pictures over as files, and judges what is drawn as it appears; the rival waits until that is done."""
     shared = out / "dalle_pytorch"
     shared.mkdir()
     train = dataset.splits["train"]
     samples = [dataset[i] for i in train]
-    np.save(shared / "pictures.npy", np.stack([(s["image"] * 255).round().byte().numpy() for s in samples]))
+    for name, images in (("pictures", samples), ("asked", [dataset[i] for i in asked(dataset)])):
+        np.save(shared / f"{name}.npy", np.stack([(s["image"] * 255).round().byte().numpy() for s in images]))
     captions = {
         "train": [sample["captions"] for sample in samples],
         "asked": [dataset[i]["caption"] for i in asked(dataset)],
     }
     (shared / "captions.json").write_text(json.dumps(captions))
     script = Path(__file__).with_name("race_dalle_pytorch.py")
-    process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)])
-    seen: set[Path] = set()
+    errors = shared / "stderr.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)], stderr=file)
     try:
         while True:
             ended = process.poll() is not None
-            for path in sorted(set(shared.glob("drawn-*.npz")) - seen):
-                seen.add(path)
-                drawn = np.load(path)
-                settings = [name for name in drawn.files if name != "seconds"]
-                right = {n: share_right(dataset, torch.from_numpy(drawn[n]).float() / 255) for n in settings}
+            for path in sorted(shared.glob("drawn-*.npz")):
+                with np.load(path) as drawn:
+                    found = dict(drawn)
+                seconds = float(found.pop("seconds"))
+                right = {n: share_right(dataset, torch.from_numpy(found[n]).float() / 255) for n in found}
+                path.rename(path.with_name(path.name.replace("drawn", "judged")))  # and the rival goes on
+                if RECONSTRUCTED in right:
+                    tell_ceiling("dalle-pytorch", right[RECONSTRUCTED])
+                    continue
                 print("  ".join(f"{name} {share:.1%}" for name, share in right.items()), flush=True)
-                yield float(drawn["seconds"]), max(right.values())
+                yield seconds, max(right.values())
+            if ended and process.returncode:
+                end = errors.read_text(errors="replace")[-2000:]
+                sys.exit(
+                    f"dalle-pytorch ended with {process.returncode}, so that nothing is won; {errors} ends:\n{end}"
+                )
             if ended:
                 return
             time.sleep(1)
@@ -182,6 +204,22 @@ def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Itera
 
 def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def tell_ceiling(name: str, right: float) -> None:
+    print(f"{name}: {right:.1%} of the asked pictures are right after its image tokenizer alone", flush=True)
+
+
+def crossing(points: list[Point]) -> float | None:
+    """Seconds to the target, on the line between the points on either side; of a first point, its own; None: never."""
+    before: Point | None = None
+    for seconds, right in points:
+        if right >= TARGET:
+            if before is None:
+                return seconds
+            return before[0] + (seconds - before[0]) * (TARGET - before[1]) / (right - before[1])
+        before = seconds, right
+    return None
 
 
 def until(curve: Iterator[Point], name: str) -> list[Point]:
@@ -209,19 +247,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=options.only is not None)
     dataset, results = scenes(), out / "race.json"
     curves: dict[str, list[Point]] = json.loads(results.read_text()) if results.is_file() else {}
-    if options.only != "dalle-pytorch":
-        curves["mmgen"] = until(mmgen_curve(dataset, out, options.steps), "mmgen")
-    if options.only != "mmgen":
-        curves["dalle-pytorch"] = until(peer_curve(dataset, out, options.peer, options.minutes), "dalle-pytorch")
-    results.write_text(json.dumps(curves, indent=1))
-    times = {name: next((s for s, right in points if right >= TARGET), None) for name, points in curves.items()}
+    contestants = {
+        "mmgen": mmgen_curve(dataset, out, options.steps),
+        "dalle-pytorch": peer_curve(dataset, out, options.peer, options.minutes),
+    }
+    for name, curve in contestants.items():
+        if options.only in (name, None):
+            curves[name] = until(curve, name)
+            results.write_text(json.dumps(curves, indent=1))
+    times = {name: crossing(points) for name, points in curves.items()}
     for name, seconds in times.items():
-        best = max(right for _, right in curves[name])
+        best = max((right for _, right in curves[name]), default=0.0)
         print(f"{name}: {seconds:.0f} s to {TARGET:.0%}" if seconds else f"{name}: {best:.0%} at the most")
     ours, theirs = times.get("mmgen"), times.get("dalle-pytorch")
     if ours and theirs:
         print(f"{theirs / ours:.1f} times as fast")
-    elif ours and "dalle-pytorch" in curves:
+    elif ours and curves.get("dalle-pytorch"):
         print(f"more than {curves['dalle-pytorch'][-1][0] / ours:.1f} times as fast")
 
 

@@ -59,7 +59,14 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], N
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON atomically, indented, keys in the order given. NaN and infinities are a ValueError."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, json_bytes(value, allow_nan=False) + b"\n")
+
+
+def json_bytes(value: Any, *, allow_nan: bool = True) -> bytes:
+    """JSON in UTF-8, indented, keys in the order given. The lone surrogates of file names that are no UTF-8 become the
+    escapes that JSON has for them."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=allow_nan)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def sync_directory(path: Path) -> None:

@@ -261,8 +261,9 @@ class Sampler(Protocol):
 class Needs:
     """What an evaluator has to be given. What a run lacks makes it step aside, and the report says so."""
 
-    # The pictures it judges. `val` stands in when the dataset has no split of that name, if `or_val`; or every picture,
-    # as the split "all", where nothing was trained on a dataset that declares no splits.
+    # The pictures it judges. `val` stands in when the dataset has no split of that name, if `or_val`. Where nothing was
+    # trained on the dataset and it declares no `val`, its `test` or only held-out split does; where it declares no
+    # splits, every picture, as the split "all".
     split: str
     or_val: bool = True
     max_pictures: int | None = None

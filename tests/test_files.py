@@ -119,6 +119,13 @@ def test_trusted_json_may_hold_what_a_vocabulary_holds(tmp_path):
         files.read_json(tmp_path / "nowhere.json")
 
 
+def test_lone_surrogates_are_written_as_escapes_and_come_back(tmp_path):
+    value = {"picture": "ä\\\udcff.png"}
+    files.write_json(tmp_path / "x.json", value)
+    assert "ä" in (tmp_path / "x.json").read_text("utf-8")
+    assert json.loads((tmp_path / "x.json").read_bytes()) == value
+
+
 def test_sizes_are_written_for_people():
     assert [files.size(n) for n in (0, 999, 1000, 1_100_000_000, 3 * 10**12)] == [
         "0 B",

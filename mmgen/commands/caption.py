@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mmgen.commands.source import open_model, pictures_among, refuse_in_use
 from mmgen.data.asked import check_counts
 from mmgen.drawings import Captions
 from mmgen.errors import ConfigError
-from mmgen.files import write_atomic
+from mmgen.files import json_bytes, write_atomic
 from mmgen.progress import Bar
 from mmgen.samplers.choice import Choice
 
@@ -57,7 +56,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
             {"picture": picture, "seed": captions.seed, "captions": _plain(captions), "parts": model.fingerprints}
             for picture, captions in zip(pictures, described, strict=True)
         ]
-        write_atomic(Path(config["out"]), json.dumps(record, indent=1, ensure_ascii=False).encode())
+        write_atomic(Path(config["out"]), json_bytes(record))
     return 0
 
 
@@ -77,7 +76,8 @@ def _plain(captions: Captions) -> list[dict[str, Any]]:
 
 
 def _print(picture: str, captions: Captions) -> None:
-    table = Table(title=picture, title_justify="left", box=None, pad_edge=False)
+    title = Text("".join(c if c.isprintable() else " " for c in picture))  # a path: no markup, nothing moves the cursor
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("caption")
     table.add_column("written", justify="right")
     if captions.scores is not None:

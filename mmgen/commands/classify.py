@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.text import Text
 from mmgen.commands.classes import EXAMPLE, Classes, asked_classes, class_features
 from mmgen.commands.source import open_model, pictures_among, refuse_in_use
 from mmgen.errors import ConfigError, quoted
-from mmgen.files import write_atomic
+from mmgen.files import json_bytes, write_atomic
 from mmgen.images import decode
 from mmgen.tracking.classified import classified_page
 
@@ -36,7 +35,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     about = _about(config, classes, str(source), model.fingerprints["encoder"])
     if config["out"]:
         record = [{"picture": picture, "shares": shares, **about} for picture, shares in found]
-        write_atomic(Path(config["out"]), json.dumps(record, indent=1, ensure_ascii=False))
+        write_atomic(Path(config["out"]), json_bytes(record))
     if config["html"]:
         page = classified_page(found, **about, source=classes.source)
         write_atomic(Path(config["html"]), page.encode("utf-8", "replace"))
@@ -66,7 +65,7 @@ def _refuse_unwritable(config: dict[str, Any]) -> None:
 
 
 def _print(picture: str, shares: dict[str, float]) -> None:
-    table = Table(title=Text(picture), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=_shown(picture), title_justify="left", box=None, pad_edge=False)
     table.add_column("label")
     table.add_column("share", justify="right")
     table.add_column("")
@@ -78,6 +77,6 @@ def _print(picture: str, shares: dict[str, float]) -> None:
         print(f"and {len(shares) - SHOWN:,} more labels with {rest:.1%} together")
 
 
-def _shown(label: str) -> Text:
-    """A label as a terminal may have it: no markup, nothing that moves the cursor."""
-    return Text("".join(c if c.isprintable() else " " for c in label[:200]))
+def _shown(text: str) -> Text:
+    """A label or a path as a terminal may have it: no markup, nothing that moves the cursor."""
+    return Text("".join(c if c.isprintable() else " " for c in text[:200]))

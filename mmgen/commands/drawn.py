@@ -18,7 +18,7 @@ from torch import Tensor
 import mmgen
 from mmgen.data.asked import check_counts
 from mmgen.drawings import Drawings
-from mmgen.files import write_atomic
+from mmgen.files import json_bytes, write_atomic
 from mmgen.images import save_png, sheet
 from mmgen.options import written
 from mmgen.text_to_image import TextToImage
@@ -72,7 +72,7 @@ def save(made: Sequence[Made], out: Path, model: TextToImage, source: Path, num_
         for rank, file in enumerate(files):
             save_png(drawings[rank], out / file, text_of(one, rank, model, num_images))
         records.append({**facts, "run": str(source), "numbers": numbers, "scores": scores, "files": files})
-    write_atomic(out / "samples.json", json.dumps(records, indent=1, ensure_ascii=False).encode())
+    write_atomic(out / "samples.json", json_bytes(records))
     rows = [(m.drawings.caption, ([] if m.given is None else [m.given]) + list(m.drawings.images)) for m in made]
     given = any(m.given is not None for m in made)
     ranks = [str(rank + 1) for rank in range(max(len(m.drawings) for m in made))]

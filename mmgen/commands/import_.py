@@ -23,7 +23,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
         what = "no directory to write to" if files else "no files to read"
         usage = f"mmgen import {format} {' '.join(files) or wanted.FILES} to={config['to'] or f'imported/{format}'}"
         raise ConfigError(f"there is {what}", code="MMG-C40", where="to" if files else "command line", fix=usage)
-    options = {key: config[key] for key in ("image_size", "activation", "vocabulary", "allow_unused")}
+    told = ("image_size", "activation", "vocabulary", "heads", "pixels", "allow_unused")
+    options = {key: config[key] for key in told}
     report = import_weights(format, files, config["to"], **options)
     print("\n".join(table([(f"{name}:", value) for name, value in report.table()])))
     print(f"{report.kind} {report.component['name']}: {config['to']}\nreport: {Path(config['to']) / PARITY}")

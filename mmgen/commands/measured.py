@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mmgen.files import write_atomic
+from mmgen.errors import CheckpointError
+from mmgen.files import cache_directory, write_atomic
 from mmgen.progress import Bar
 from mmgen.tasks.costs import Memory, Setting
 from mmgen.tasks.memory import measure
@@ -34,7 +34,7 @@ def measured(plan: Plan, setting: Setting) -> Memory:
     """The measure of a setting, from where it was kept, or taken now.
 
     Sparse attention is measured as full attention: on a GPU both keep queries, keys, values and results, and nothing
-    else, where a CPU's way to compute it keeps a table of probabilities.
+    else, where a CPU's way to compute it keeps a table of probabilities. A cache that cannot be written is no error.
     """
     config = {**plan.config["generator"]}
     changes = {"layout": "full", "executor": "auto"} if "layout" in config else {}
@@ -56,14 +56,18 @@ def measured(plan: Plan, setting: Setting) -> Memory:
     steps = len(generator.blocks) * (2 if generator.gradient_checkpointing else 1)
     with Bar(f"memory on {setting.ranks:,} GPUs", total=steps, unit="blocks") as bar:
         memory = measure(generator, setting, lambda blocks: bar.advance(blocks, ""))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps({"memory": asdict(memory), **asked}, indent=1).encode())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps({"memory": asdict(memory), **asked}, indent=1).encode())
+    except (CheckpointError, OSError) as error:
+        why = error.why if isinstance(error, CheckpointError) else error
+        print(f"the measurement cannot be kept in {file.parent}: {why}", file=sys.stderr)
     return memory
 
 
 def cache() -> Path:
-    """Where measurements are kept: `XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmgen" / "plan"
+    """Where measurements are kept: `plan` in the directory of caches."""
+    return cache_directory() / "plan"
 
 
 def _read(file: Path) -> Memory | None:

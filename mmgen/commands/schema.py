@@ -304,6 +304,8 @@ class ImportCommand:
     image_size: int | None = _option(None, "pixels a side; null: what the files say, or were trained at", low=1)
     activation: str | None = _option(None, "clip's, where no file tells it: gelu or quick_gelu")
     vocabulary: str | None = _option(None, "clip's text vocabulary, such as bpe_simple_vocab_16e6.txt.gz")
+    heads: list[int] | None = _option(None, "clip's attention heads, of pictures and of text, where no file tells them")
+    pixels: str | None = _option(None, "what clip's pictures are normalised by: openai or symmetric; null: as told")
     allow_unused: bool = _option(False, "leave out tensors that nothing takes, instead of refusing the files")
 
 

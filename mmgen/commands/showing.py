@@ -90,7 +90,8 @@ class Shown:
         for number, position in enumerate(self._shown_positions(count, "classified")):
             truth = self.pictures.captions[position]
             others = sorted(set(split) - {truth})
-            draw = random.Random(f"{self.seed}/{self.pictures.ids[position]}")  # noqa: S311
+            told = f"{self.seed}/{self.pictures.ids[position]}".encode("utf-8", "surrogatepass")
+            draw = random.Random(told)  # noqa: S311
             labels = [truth, *draw.sample(others, min(CHOICES - 1, len(others)))]
             image = self.pictures.batch([position])[0]
             shares = self.model.classify(image, labels, cut=True)

@@ -26,16 +26,23 @@ class Subject:
         self.model, self.pictures, self.foreign = model, pictures, foreign
         self.dataset: Any = pictures.dataset
         self.splits = tuple(getattr(self.dataset, "splits", None) or ())
-        self.classes: Mapping[str, Sequence[str]] = getattr(self.dataset, "classes", None) or self._found_classes()
+        self.classes: Mapping[str, Sequence[str]] = self._all_classes()
         self.templates: Sequence[str] = getattr(self.dataset, "templates", None) or ()
 
-    def _found_classes(self) -> dict[str, list[str]]:
-        """Of a dataset that declares none: the values of each attribute, where they are not all different."""
+    def _all_classes(self) -> dict[str, list[str]]:
+        """Those declared; and of a dataset, or the parts of one, that declare none: the values of each attribute, where
+        they are not all different, or other parts declare some."""
+        declared = getattr(self.dataset, "classes", None) or {}
+        everywhere = range(len(self.pictures.attributes))
         counts: dict[str, Counter[str]] = {}
-        for attributes in self.pictures.attributes:
-            for name, value in attributes.items():
+        for position in getattr(self.dataset, "undeclared", ()) if declared else everywhere:
+            for name, value in self.pictures.attributes[position].items():
                 counts.setdefault(name, Counter())[value] += 1
-        return {name: sorted(found) for name, found in counts.items() if max(found.values()) > 1}
+        classes = {name: list(values) for name, values in declared.items()}
+        for name, found in counts.items():
+            if name in declared or max(found.values()) > 1:
+                classes[name] = list(dict.fromkeys([*classes.get(name, ()), *sorted(found)]))
+        return classes
 
     @property
     def reads_text(self) -> bool:
@@ -53,7 +60,12 @@ class Subject:
             return needs.split
         if not needs.or_val:
             return None
-        return ALL if self.foreign and not self.splits else "val"
+        if not self.foreign or "val" in self.splits:
+            return "val"
+        held_out = [name for name in self.splits if name != "train"]  # rather than a `val` cut from the rest
+        if "test" in held_out:
+            return "test"
+        return held_out[0] if len(held_out) == 1 else "val" if self.splits else ALL
 
     def positions(self, needs: Needs) -> list[int]:
         """Of the split to judge."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ def clean(text: str, where: str) -> str:
     if not caption:
         raise DataError("the caption is empty", code="MMG-D06", where=where, fix="write one; or dataset.on_bad=skip")
     return caption
+
+
+def clean_attributes(found: Mapping[str, str], where: str) -> dict[str, str]:
+    """Attributes as captions are, their names too; empty ones are none."""
+    filled = {name: value for name, value in found.items() if name.strip() and value.strip()}
+    return {clean(name, where): clean(value, where) for name, value in filled.items()}
 
 
 def _too_long(size: int, where: str) -> DataError:

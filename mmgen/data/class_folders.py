@@ -31,7 +31,8 @@ def class_folders(root: Path, files: Sequence[Path]) -> Found | None:
     """
     paths = {file: file.relative_to(root).parts[:-1] for file in files}
     tops = {parts[0].lower() if parts else "" for parts in paths.values()}
-    divided = "train" in {SPLITS.get(top) for top in tops} and tops <= SPLITS.keys()
+    deep = all(len(parts) > 1 for parts in paths.values())  # else a folder `test` without `train` may be a class
+    divided = tops <= SPLITS.keys() and (deep or "train" in {SPLITS[top] for top in tops})
     first = 1 if divided else 0
     if any(len(parts) <= first for parts in paths.values()):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, list_error, listed
+from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, clean_attributes, list_error, listed
 from mmgen.data.class_folders import TEMPLATES, class_folders
 from mmgen.errors import DataError, quoted
 from mmgen.images import SUFFIXES, decode
@@ -97,8 +98,8 @@ class Folder:
         return decode(self._entries[index].file)
 
     def _all_entries(self) -> list[_Entry]:
-        if not self.root.is_dir():
-            what = "is not a folder" if self.root.exists() else "does not exist"
+        if not os.path.isdir(self.root):  # unlike Path.is_dir no error of a name that none can have
+            what = "is not a folder" if os.path.exists(self.root) else "does not exist"
             raise DataError(
                 f"the folder {quoted(str(self.root))} {what}",
                 code="MMG-D01",
@@ -206,12 +207,16 @@ class Folder:
         attributes = row.get("attributes") or {}
         if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
             raise list_error("attributes must be texts by name", where, "attributes")
-        file = self._inside(self.root / name, where)
-        if not file.is_file():
+        try:
+            file = self._inside(self.root / name, where)
+            exists = file.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, or with a NUL in it; links in a circle
+            exists = False
+        if not exists:
             raise DataError(
                 f"the picture {quoted(name)} does not exist", code="MMG-D04", where=where, fix="check the path"
             )
-        return _Entry(file, [clean(text, where) for text in texts], dict(attributes))
+        return _Entry(file, [clean(text, where) for text in texts], clean_attributes(attributes, f"{where}: attributes"))
 
     def _inside(self, file: Path, where: str) -> Path:
         """The file, if it lies in the folder after links and `..` are followed."""

@@ -32,6 +32,7 @@ class Mixture:
     Attributes:
         parts: the positions of each part, by its name.
         part_weights: by the part's name.
+        undeclared: the positions of the parts that declare no classes: theirs are found by counting.
 
     Raises:
         ConfigError: no part, or one that is no dataset of pictures, refuses its options, or has another image size.
@@ -54,6 +55,12 @@ class Mixture:
         self.parts = {name: range(*ends) for name, *ends in zip(configs, self._starts, ends, strict=True)}
         self.splits = self._united_splits()
         self.classes = _united(getattr(dataset, "classes", None) or {} for dataset in self._datasets)
+        self.undeclared = [
+            position
+            for dataset, positions in zip(self._datasets, self.parts.values(), strict=True)
+            if not getattr(dataset, "classes", None)
+            for position in positions
+        ]
         self.templates = tuple(dict.fromkeys(t for d in self._datasets for t in getattr(d, "templates", None) or ()))
         lines = [line for dataset in self._datasets if (line := getattr(dataset, "attribution", ""))]
         if lines:

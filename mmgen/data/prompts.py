@@ -158,7 +158,9 @@ def _strings(path: Path, key: str, items: object) -> list[str]:
         raise _unfit(path, f"`{key}` is no list")
     for item in items:
         if not isinstance(item, str):
-            raise _unfit(path, f"{quoted(item)} in `{key}` is no text; put it in quotes")
+            plain = item is None or isinstance(item, bool | int | float)  # what holds aliases may grow without end
+            told = quoted(item) if plain else f"a {type(item).__name__}"
+            raise _unfit(path, f"{told} in `{key}` is no text; put it in quotes")
     return items
 
 

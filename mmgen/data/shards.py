@@ -114,7 +114,8 @@ def write_shard(
         for tokens, record in samples:
             assert tokens.shape[0] == variants, (tokens.shape, variants)
             sink.write(tokens.astype(token_type(num_codes)).tobytes())
-            lines.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            lines.append(line.encode("utf-8", "backslashreplace") + b"\n")  # ids may be file names of any bytes
         sink.write(bytes(-sink.size % 8))
         sink.write(np.cumsum([0, *map(len, lines)], dtype="<u8").tobytes())
         sink.write(b"".join(lines))

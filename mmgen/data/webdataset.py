@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from mmgen.data.captions import clean
+from mmgen.data.captions import clean, clean_attributes
 from mmgen.data.webdataset_files import Pieces, shard_files
 from mmgen.data.webdataset_index import PICTURES, ROLES, ShardIndex, indexed, is_kept
 from mmgen.errors import DataError, quoted
@@ -140,6 +140,7 @@ class Webdataset:
                 raise _bad_member(f"the field {quoted(name)} of the json is no text or number", where)
             if value is not None:
                 found[name] = value if isinstance(value, str) else json.dumps(value)
+        found = clean_attributes(found, self._where(index, "json"))
         label = self._text(index, "cls") or ""
         return found | {"class": clean(label, self._where(index, "cls"))} if label.strip() else found
 

@@ -33,16 +33,16 @@ def shard_files(path: str) -> tuple[Path, list[Path]]:
     if "://" in path or path.startswith("pipe:"):
         raise _missing(f"{quoted(path)} is no place on a disk of this machine", "dataset.path=DIRECTORY_WITH_TAR_FILES")
     root = Path(path).expanduser()
-    if root.is_dir():
+    if os.path.isdir(root):  # unlike Path.is_dir no error of a list in braces that is longer than a name may be
         return root, _of_directory(root)
-    if root.exists():
+    if os.path.exists(root):
         return root.parent, [root]
     if "{" not in path:
         raise _missing(f"{quoted(path)} does not exist", "dataset.path=DIRECTORY_WITH_TAR_FILES")
     files = [Path(name).expanduser() for name in itertools.islice(expanded(path), MAX_SHARDS + 1)]
     if len(files) > MAX_SHARDS:
         raise _missing(f"the pattern {quoted(path)} names more than {MAX_SHARDS:,} shards", "narrow the range")
-    if not any(file.exists() for file in files):
+    if not any(map(os.path.exists, files)):
         raise _missing(
             f"none of the {len(files):,} shards of {quoted(path)} exists",
             f"ls {files[0].parent}",

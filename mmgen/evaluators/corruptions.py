@@ -27,7 +27,8 @@ def corrupted(image: Tensor, kind: str, severity: int, seed: int, id: str) -> Te
         severity: from 1 to 5.
         seed, id: what is random about it follows from these alone.
     """
-    source = torch.Generator().manual_seed(random.Random(f"{seed}/{kind}/{id}").getrandbits(63))  # noqa: S311
+    draw = random.Random(f"{seed}/{kind}/{id}".encode("utf-8", "surrogatepass"))  # noqa: S311  ids may be file names
+    source = torch.Generator().manual_seed(draw.getrandbits(63))
     return CORRUPTIONS[kind](image.float(), severity - 1, source).clamp(0, 1)
 
 

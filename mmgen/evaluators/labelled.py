@@ -6,7 +6,7 @@ Letters: N pictures, F features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,10 +65,14 @@ def light(sample: Sample) -> Sample:
     return {**sample, "image": torch.empty(0)}
 
 
-def joined(chunks: Sequence[Evidence]) -> Labelled:
-    """The chunks' samples without their pictures, and their `probe_features`."""
-    samples = [light(sample) for chunk in chunks for sample in chunk.samples]
-    features = [chunk.probe_features.cpu().float() for chunk in chunks if chunk.probe_features is not None]
+def joined(chunks: Iterable[Evidence]) -> Labelled:
+    """The chunks' samples without their pictures, and their `probe_features`; no chunk is kept when the next is made."""
+    samples: list[Sample] = []
+    features: list[Tensor] = []
+    for chunk in chunks:
+        samples += [light(sample) for sample in chunk.samples]
+        if chunk.probe_features is not None:
+            features.append(chunk.probe_features.cpu().float())
     return Labelled(samples, torch.cat(features) if features else torch.zeros(0, 0))
 
 

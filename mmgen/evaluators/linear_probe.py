@@ -60,7 +60,8 @@ class LinearProbe:
 
     def update(self, evidence: Evidence) -> None:
         """Adds pictures to judge."""
-        kept = Evidence([light(sample) for sample in evidence.samples], evidence.images[:0])
+        none = evidence.images.new_empty(0, *evidence.images.shape[1:])  # a slice would keep all of them in memory
+        kept = Evidence([light(sample) for sample in evidence.samples], none)
         assert evidence.probe_features is not None
         kept.probe_features = evidence.probe_features.cpu()
         self._judged.append(kept)
@@ -92,10 +93,10 @@ class LinearProbe:
         if setting.split == "all":
             return judged, None, judged, "half of all pictures, fitted to the other half"
         assert setting.evidence is not None
-        fitted = joined(list(setting.evidence("train")))
+        fitted = joined(setting.evidence("train"))
         chosen_by = None
         if setting.split != "val" and "val" in setting.splits:
-            chosen_by = joined(list(setting.evidence("val")))
+            chosen_by = joined(setting.evidence("val"))
         return fitted, chosen_by, judged, f"pictures of {setting.split}"
 
     def _probed(

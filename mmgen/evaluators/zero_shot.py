@@ -128,7 +128,8 @@ class ZeroShot:
             context = tuple((name, own[name]) for name in sorted(named))
             choices = tuple(values) if truth in values else (truth, *values)
             if self.choices is not None and len(choices) > self.choices:
-                draw = random.Random(f"{self.seed}/{sample['id']}/{attribute}")  # noqa: S311
+                told = f"{self.seed}/{sample['id']}/{attribute}".encode("utf-8", "surrogatepass")
+                draw = random.Random(told)  # noqa: S311
                 others = [value for value in values if value != truth]
                 choices = (truth, *draw.sample(others, self.choices - 1))
             questions.append((Question(attribute, choices, tuple(templates), context), truth))

@@ -1,7 +1,8 @@
 """`clip`: the contrastive encoders of OpenAI (TorchScript archives), open_clip and Hugging Face.
 
 The architecture follows from names and shapes. Not so the activation, how wide attention heads are, and how pixels are
-normalised: OpenAI's archives are known, for the others a config beside the weights says it, or the user.
+normalised: OpenAI's archives are known, for the others a config beside the weights says it, or the user. The comparison
+with the original's code shows none of the three, as that is built with the same: what is assumed has to be sure.
 """
 
 from __future__ import annotations
@@ -19,14 +20,29 @@ from mmgen.data.clip_text import ClipTextTokenizer
 from mmgen.data.text_tokenizers import AnyTextTokenizer
 from mmgen.errors import CheckpointError, ConfigError, quoted
 from mmgen.interop.archives import Archive
-from mmgen.interop.clip_config import Told, hugging_face_config, open_clip_config, preprocessor_config
-from mmgen.interop.clip_names import architecture, flat, from_hugging_face, from_open_clip, is_hugging_face
+from mmgen.interop.clip_config import (
+    PIXELS,
+    Told,
+    hold,
+    hugging_face_config,
+    open_clip_config,
+    preprocessor_config,
+)
+from mmgen.interop.clip_names import (
+    HEAD_WIDTH,
+    RESNET_STRIDE,
+    architecture,
+    flat,
+    from_hugging_face,
+    from_open_clip,
+    is_hugging_face,
+)
 from mmgen.interop.formats import Archives, Asked, Plan, another, pictures, released, shapes_of
 from mmgen.interop.report import Comparison, Measure
 from mmgen.interop.sharded import Sharded
 
 FILES = "ViT-B-32.pt|FOLDER"
-OPTIONS = ("activation", "vocabulary")
+OPTIONS = ("activation", "vocabulary", "heads", "pixels")
 OPENAI = ("input_resolution", "context_length", "vocab_size")  # only OpenAI's archives carry these
 REFERENCE = "open_clip_torch, or transformers"
 LEFT: Mapping[str, str] = {
@@ -36,6 +52,11 @@ LEFT: Mapping[str, str] = {
     "attn_mask": "the causal mask",
 }
 ACTIVATIONS = ("gelu", "quick_gelu")
+HEADS = ("num_heads", "text_heads")
+# Widths of both sides, of what OpenAI published: weights of these, with no config, have heads as wide as theirs.
+PUBLISHED = {("vit", 768, 512), ("vit", 1024, 768)} | {
+    ("resnet", width, text_width) for width, text_width in ((64, 512), (80, 640), (96, 768), (128, 1024))
+}
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 CONFIGS = ("open_clip_config.json", "config.json", "preprocessor_config.json")
 # Of a folder: the first of these that there is, and of those.
@@ -97,10 +118,20 @@ def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
         options, image_size = architecture(shapes)
     except (KeyError, IndexError, ValueError) as error:
         raise another(archive, f"no CLIP: {error}") from None
-    told = _told(archive, extra, theirs)
-    options |= told.options
-    options["activation"] = _activation(archive, told, asked.activation)
     rows, length = shapes["text.embedding.weight"][0], shapes["text.position"][0]
+    told = _told(archive, extra, theirs, options)
+    hold(told, _sizes(options, image_size, rows, length))
+    options["activation"] = _activation(archive, told, asked.activation)
+    options |= _heads(archive, told, asked.heads, options)
+    options["pixels"] = _pixels(told, asked.pixels)
+    assumed = [
+        f"{name}={value}"
+        for name, value, known in (
+            ("heads", [options[side] for side in HEADS], asked.heads or "num_heads" in told.options),
+            ("pixels", options["pixels"], asked.pixels or "pixels" in told.options),
+        )
+        if not known
+    ]
     text_tokenizer = _text_tokenizer(archive, _vocabulary(extra, asked.vocabulary), rows, length)
     spare: frozenset[str] = frozenset()
     if options["image_tower"] == "resnet":
@@ -108,19 +139,29 @@ def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
         spare = frozenset(f"{name}num_batches_tracked" for name in norms)
     about = {"hugging_face": theirs, "ids": rows, "length": length}
     arguments = {"image_size": image_size}
-    return Plan("encoder", options, arguments, sources, turned, spare, text_tokenizer.to_json(), about)
+    text = text_tokenizer.to_json()
+    return Plan("encoder", options, arguments, sources, turned, spare, text, about, tuple(assumed))
 
 
-def _told(archive: Archive | Sharded, extra: Sequence[Path], theirs: bool) -> Told:
+def _sizes(options: Mapping[str, Any], image_size: int, rows: int, length: int) -> dict[str, Any]:
+    """What the shapes say of sizes that configs name as well, for `hold`."""
+    layers = options["stages"] if options["image_tower"] == "resnet" else options["image_layers"]
+    named = {name: options.get(name) for name in ("embed_dim", "width", "patch_size", "text_layers", "text_width")}
+    mlps = {"mlp_width": 4 * options["width"], "text_mlp_width": 4 * options["text_width"]}
+    return {**named, **mlps, "layers": layers, "image_size": image_size, "ids": rows, "length": length}
+
+
+def _told(archive: Archive | Sharded, extra: Sequence[Path], theirs: bool, options: Mapping[str, Any]) -> Told:
     """What the configs say; OpenAI's own archives need none."""
     named = {path.name: path for path in extra if path.suffix == ".json" and path.name not in VOCABULARIES}
     pixels = named.pop("preprocessor_config.json", None)
     if theirs:
         path = named.get("config.json") or next(iter(named.values()), None)
         told = hugging_face_config(path) if path else Told()
-        return Told(told.activation, {**told.options, **(preprocessor_config(pixels) if pixels else {})}, path)
+        told.options |= preprocessor_config(pixels) if pixels else {}
+        return told
     if all(name in map(flat, archive.weights) for name in OPENAI):
-        return Told("quick_gelu", path=archive.path)
+        return Told("quick_gelu", {name: options[name] for name in (*HEADS, "pixels")}, archive.path)
     named = {name: path for name, path in named.items() if name != "config.json"} or named
     path = next(iter(named.values()), None)
     return open_clip_config(path) if path else Told()
@@ -137,14 +178,8 @@ def _activation(archive: Archive | Sharded, told: Told, asked: str | None) -> st
         raise ConfigError(
             f"no activation {quoted(asked)}", code="MMG-C40", where="activation", why=why, fix="activation=quick_gelu"
         )
-    if asked is not None and told.activation not in (None, asked):
-        raise ConfigError(
-            f"activation={asked}, but {told.path} is of a model with {told.activation}",
-            code="MMG-C40",
-            where="activation",
-            why="weights trained with one are wrong with the other, and nothing would show it",
-            fix=f"leave activation out, or activation={told.activation}",
-        )
+    if asked is not None:
+        _agree(told, "activation", told.activation, asked)
     found = told.activation or asked
     if found is None:
         raise ConfigError(
@@ -156,6 +191,71 @@ def _activation(archive: Archive | Sharded, told: Told, asked: str | None) -> st
             "or give open_clip_config.json after the file",
         )
     return found
+
+
+def _heads(
+    archive: Archive | Sharded, told: Told, asked: Sequence[int] | None, options: Mapping[str, Any]
+) -> dict[str, int]:
+    """The attention heads of both sides, as told or asked for, or for widths that OpenAI published as its.
+
+    Raises:
+        ConfigError: MMG-C40, nothing says it, they differ, or they do not share out the widths.
+    """
+    resnet = options["image_tower"] == "resnet"
+    widths = (options["width"] * (RESNET_STRIDE if resnet else 1), options["text_width"])
+    said = {name: told.options[name] for name in HEADS if name in told.options}
+    usual = f"heads=[{options['num_heads']},{options['text_heads']}]"
+    if asked is not None:
+        fits = len(asked) == 2 and all(h > 0 and width % h == 0 for h, width in zip(asked, widths, strict=True))
+        if not fits:
+            raise ConfigError(
+                f"heads={quoted(list(asked), 60)} are none of these weights",
+                code="MMG-C40",
+                where="heads",
+                why=f"they are two, of pictures and of text, and divide the widths {widths[0]} and {widths[1]}",
+                fix=f"{usual} has {HEAD_WIDTH} features a head",
+            )
+        if said:
+            _agree(told, "heads", list(said.values()), list(asked))
+        return dict(zip(HEADS, asked, strict=True))
+    if said:
+        return said
+    if (options["image_tower"], options["width"], options["text_width"]) in PUBLISHED:
+        return {name: options[name] for name in HEADS}
+    raise ConfigError(
+        f"{archive.path} does not tell its attention heads",
+        code="MMG-C40",
+        where="heads",
+        why=f"widths of {widths[0]} and {widths[1]} may be cut into heads in several ways, and only one is right",
+        fix=f"give open_clip_config.json or config.json after the file; or {usual}, of pictures and of text, if a "
+        f"head has {HEAD_WIDTH} features in both",
+    )
+
+
+def _pixels(told: Told, asked: str | None) -> str:
+    """What pixels are normalised by, as told or asked for; else OpenAI's, as open_clip and transformers take them.
+
+    Raises:
+        ConfigError: MMG-C40, they differ, or there is none of that name.
+    """
+    if asked is not None and asked not in PIXELS:
+        why = f"there are {' and '.join(PIXELS)}"
+        raise ConfigError(f"no pixels {quoted(asked)}", code="MMG-C40", where="pixels", why=why, fix="pixels=openai")
+    if asked is not None:
+        _agree(told, "pixels", told.options.get("pixels"), asked)
+    return str(asked or told.options.get("pixels", "openai"))
+
+
+def _agree(told: Told, name: str, said: Any, asked: Any) -> None:
+    """Raises ConfigError MMG-C40 where a file says something else than the user."""
+    if said not in (None, asked):
+        raise ConfigError(
+            f"{name}={asked}, but {told.path} is of a model with {said}",
+            code="MMG-C40",
+            where=name,
+            why="weights trained with one are wrong with the other, and nothing would show it",
+            fix=f"leave {name} out, or {name}={said}",
+        )
 
 
 def _vocabulary(extra: Sequence[Path], asked: str | None) -> Path:

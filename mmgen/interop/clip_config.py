@@ -19,12 +19,12 @@ PIXELS = {
 }
 # open_clip's options: those that shapes tell or only training heeds, and those that have to be as they are here.
 _TOLD = {
-    "vision": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "no_ln_pre"},
-    "text": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name"},
+    "vision": {"layers", "width", "head_width", "patch_size", "image_size", "patch_dropout", "no_ln_pre"},
+    "text": {"context_length", "vocab_size", "width", "heads", "layers", "hf_tokenizer_name"},
 }
 _HAS_TO_BE: dict[str, dict[str, Any]] = {
-    "vision": {"pool_type": "tok", "pos_embed_type": "learnable"},
-    "text": {"pool_type": "argmax", "proj_type": "linear", "pad_id": 0},
+    "vision": {"pool_type": "tok", "pos_embed_type": "learnable", "mlp_ratio": 4.0},
+    "text": {"pool_type": "argmax", "proj_type": "linear", "pad_id": 0, "mlp_ratio": 4.0},
 }
 
 
@@ -36,11 +36,13 @@ class Told:
         activation: of all MLPs; None where they do not tell.
         options: of `clip`, beside what shapes tell.
         path: of the file, for messages.
+        sizes: what shapes tell as well: by our name, the config's key and its value (see `hold`).
     """
 
     activation: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    sizes: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -86,7 +88,23 @@ def open_clip_config(path: Path) -> Told:
     width, heads = _number(path, vision, "width", 64 if resnet else 768), _number(path, text, "heads", 8)
     head_width = _number(path, vision, "head_width", 64)
     told = Told("quick_gelu" if model.get("quick_gelu") else "gelu", path=path)
-    told.options = {"num_heads": max(1, (32 * width if resnet else width) // head_width), "text_heads": heads}
+    told.options = {
+        "num_heads": _dividing(
+            path, 32 * width if resnet else width, max(1, (32 if resnet else 1) * width // head_width)
+        ),
+        "text_heads": _dividing(path, _number(path, text, "width", 512), heads),
+    }
+    told.sizes = {
+        "embed_dim": ("embed_dim", model.get("embed_dim")),
+        "layers": ("vision_cfg.layers", vision.get("layers", 12)),
+        "width": ("vision_cfg.width", width),
+        "image_size": ("vision_cfg.image_size", _side(vision.get("image_size", 224))),
+        **({} if resnet else {"patch_size": ("vision_cfg.patch_size", vision.get("patch_size", 16))}),
+        "text_layers": ("text_cfg.layers", text.get("layers", 12)),
+        "text_width": ("text_cfg.width", text.get("width", 512)),
+        "ids": ("text_cfg.vocab_size", text.get("vocab_size", 49408)),
+        "length": ("text_cfg.context_length", text.get("context_length", 77)),
+    }
     pictures = content.get("preprocess_cfg")
     if isinstance(pictures, dict):
         told.options |= _pixels(path, pictures.get("mean"), pictures.get("std"))
@@ -109,9 +127,42 @@ def hugging_face_config(path: Path) -> Told:
     for side in (text, vision):
         if side.get("layer_norm_eps", 1e-5) not in (1e-5, None):
             raise unlike(path, f"layer_norm_eps is {quoted(side['layer_norm_eps'], 60)}")
-    heads = {"num_heads": _number(path, vision, "num_attention_heads", 12)}
-    heads["text_heads"] = _number(path, text, "num_attention_heads", 8)
-    return Told(said.pop(), heads, path)
+    widths = {"vision": _number(path, vision, "hidden_size", 768), "text": _number(path, text, "hidden_size", 512)}
+    heads = {
+        "num_heads": _dividing(path, widths["vision"], _number(path, vision, "num_attention_heads", 12)),
+        "text_heads": _dividing(path, widths["text"], _number(path, text, "num_attention_heads", 8)),
+    }
+    sizes = {
+        "embed_dim": ("projection_dim", content.get("projection_dim", 512)),
+        "layers": ("vision_config.num_hidden_layers", vision.get("num_hidden_layers", 12)),
+        "width": ("vision_config.hidden_size", widths["vision"]),
+        "mlp_width": ("vision_config.intermediate_size", vision.get("intermediate_size", 3072)),
+        "image_size": ("vision_config.image_size", vision.get("image_size", 224)),
+        "patch_size": ("vision_config.patch_size", vision.get("patch_size", 32)),
+        "text_layers": ("text_config.num_hidden_layers", text.get("num_hidden_layers", 12)),
+        "text_width": ("text_config.hidden_size", widths["text"]),
+        "text_mlp_width": ("text_config.intermediate_size", text.get("intermediate_size", 2048)),
+        "ids": ("text_config.vocab_size", text.get("vocab_size", 49408)),
+        "length": ("text_config.max_position_embeddings", text.get("max_position_embeddings", 77)),
+    }
+    return Told(said.pop(), heads, path, sizes)
+
+
+def hold(told: Told, found: Mapping[str, Any]) -> None:
+    """Holds a config's sizes against those that the weights have, by our names: a config of other weights would bring
+    its heads and its activation along, which nothing in the weights contradicts.
+
+    Raises:
+        CheckpointError: MMG-K02, they differ.
+    """
+    for name, (key, value) in told.sizes.items():
+        if value != found.get(name):
+            raise CheckpointError(
+                f"{told.path} is the config of other weights",
+                code="MMG-K02",
+                why=f"its {key} is {quoted(value, 60)}, the weights have {quoted(found.get(name), 60)}",
+                fix="give the model's own config; or none, and say activation= and heads=",
+            )
 
 
 def preprocessor_config(path: Path) -> dict[str, Any]:
@@ -158,6 +209,18 @@ def _number(path: Path, options: Mapping[str, Any], key: str, default: int) -> i
     if type(value) is not int or not 1 <= value <= 1 << 20:
         raise unlike(path, f"{key} is {quoted(value, 60)}")
     return value
+
+
+def _dividing(path: Path, width: int, heads: int) -> int:
+    """So many heads of a width; raises CheckpointError where they do not share it out."""
+    if width % heads:
+        raise unlike(path, f"{heads} heads do not divide a width of {width}")
+    return heads
+
+
+def _side(size: Any) -> Any:
+    """H = W of pictures, which open_clip may write as both."""
+    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
 def unlike(path: Path, why: str) -> CheckpointError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HEAD_WIDTH = 64  # features of an attention head, of every published CLIP that has no config to say otherwise
+HEAD_WIDTH = 64  # features of an attention head, in all that OpenAI published; in others' larger ones up to 112
 RESNET_STRIDE = 32  # pixels a side of a place in a residual network's last stage
 
 _OPEN_CLIP = {
@@ -154,7 +154,8 @@ def _in_block(side: str, match: re.Match[str], names: Mapping[str, str]) -> str 
 
 
 def architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], int]:
-    """The options of `clip` that shapes tell, and the pictures' size; heads as wide as the published ones'.
+    """The options of `clip` that shapes tell, and the pictures' size. Heads and pixels, which they do not tell, are
+    those of OpenAI's.
 
     Args:
         shapes: by our names.

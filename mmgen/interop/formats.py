@@ -39,6 +39,7 @@ class Plan:
         spare: our names of what a file may lack, as nothing is computed with it.
         text_tokenizer: JSON text, for a part that reads captions.
         about: what `compare` wants to know of the files beside this.
+        assumed: what nothing tells and was taken as it was published, in words.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Plan:
     spare: frozenset[str] = frozenset()
     text_tokenizer: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
 
     @property
     def built_with(self) -> dict[str, Any]:
@@ -66,11 +68,15 @@ class Asked:
         image_size: H = W of the pictures.
         activation: of the MLPs, where no file tells it.
         vocabulary: the file of a text tokenizer.
+        heads: of attention, of the side of pictures and of the side of text, where no file tells them.
+        pixels: what they are normalised by, where no file tells it.
     """
 
     image_size: int | None = None
     activation: str | None = None
     vocabulary: str | None = None
+    heads: Sequence[int] | None = None
+    pixels: str | None = None
 
 
 class Format(Protocol):

@@ -51,6 +51,8 @@ def import_weights(
     image_size: int | None = None,
     activation: str | None = None,
     vocabulary: str | None = None,
+    heads: Sequence[int] | None = None,
+    pixels: str | None = None,
     allow_unused: bool = False,
 ) -> Report:
     """Reads foreign weights and writes an export of one part, with `parity.json` in it. Nothing is written unless every
@@ -63,6 +65,8 @@ def import_weights(
         image_size: H = W of the pictures; None takes what the files say, or what it was trained at.
         activation: of the MLPs, for weights that do not tell it.
         vocabulary: the file of the text tokenizer, where it is not among `files`.
+        heads: of attention, two numbers, of pictures and of text, for weights that do not tell them.
+        pixels: what pictures are normalised by, for weights that do not tell it.
         allow_unused: whether tensors that nothing takes are left out instead of being refused.
 
     Raises:
@@ -72,7 +76,7 @@ def import_weights(
     """
     format = find_format(name)
     refuse_filled(Path(to))
-    asked = Asked(image_size, activation, vocabulary)
+    asked = Asked(image_size, activation, vocabulary, heads, pixels)
     _refuse_options(name, format, asked)
     paths = [path for file in files for path in _files_at(Path(file), format)]
     with ExitStack() as opened:
@@ -91,7 +95,7 @@ def import_weights(
         if ours in part.tensors
         for name in theirs
     ]
-    report = Report(name, plan.kind, part.config, sources, rows, left, unused, compared, format.REFERENCE)
+    report = Report(name, plan.kind, part.config, sources, rows, left, unused, plan.assumed, compared, format.REFERENCE)
     write_export(to, parts={plan.kind: part}, data={}, sampler={}, parity=report.as_json())
     return report
 

@@ -79,6 +79,7 @@ class Report:
         component: its config.
         left: tensors that the format has and no part needs, by why they were left out.
         unused: others of the file that nothing took.
+        assumed: options that neither the files nor the user told, taken as they were published.
         comparison: None where the original's package is not installed.
         wanted: which package that would have been.
     """
@@ -90,6 +91,7 @@ class Report:
     tensors: list[Tensors]
     left: Mapping[str, list[str]]
     unused: list[str]
+    assumed: tuple[str, ...]
     comparison: Comparison | None
     wanted: str
 
@@ -105,6 +107,8 @@ class Report:
         rows.append(("tensors matched", f"{len(self.tensors)}, names and shapes; none is missing ({count:,} numbers)"))
         rows += [(f"left out, {why}", str(len(names))) for why, names in self.left.items() if names]
         rows.append(("unused", f"{len(self.unused)}{': ' + ', '.join(self.unused[:3]) if self.unused else ''}"))
+        if self.assumed:
+            rows.append(("assumed, as nothing tells them", ", ".join(self.assumed)))
         if self.comparison is None:
             return [*rows, ("compared", f"with nothing: {self.wanted} is not installed")]
         rows.append(("compared with", f"{self.comparison.reference}, on {self.comparison.on}"))

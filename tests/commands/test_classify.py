@@ -162,6 +162,17 @@ def test_words_are_no_markup_and_move_no_cursor(call):
     assert "\x1b" not in out
 
 
+def test_a_picture_may_be_called_anything(call, work, tmp_path):
+    names = [str(tmp_path / name) for name in ("[red]\x1b[2Jx.png", "\udcff.png")]
+    for name in names:
+        shutil.copy(work / "red.png", name)
+    code, out, err = call("classify", *names, "a red bar", "a blue bar", f"out={tmp_path}/s.json", f"html={tmp_path}/s.html")
+    assert code == 0, err
+    assert "[red]" in out
+    assert "\x1b" not in out
+    assert [one["picture"] for one in json.loads((tmp_path / "s.json").read_text("utf-8"))] == names
+
+
 @pytest.fixture(scope="module")
 def asked(work) -> Path:
     """With all that the bad questions name."""

@@ -20,7 +20,7 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MMGEN_CACHE", str(tmp_path / "cache"))
 
 
 def planned(tmp_path: Path, *overrides: str) -> dict[str, Any]:
@@ -80,10 +80,18 @@ def test_a_small_generator_is_measured_once(tmp_path, monkeypatch, capsys):
     assert planned(tmp_path, *SMALL) == first
     with pytest.raises(pytest.fail.Exception):
         planned(tmp_path, *SMALL, "generator.num_layers=3")
+    assert measured.cache() == tmp_path / "cache" / "plan"
     (file,) = measured.cache().glob("*.json")
     file.write_text("{")
     with pytest.raises(pytest.fail.Exception):
         planned(tmp_path, *SMALL)
+
+
+def test_a_measurement_that_cannot_be_kept_is_told_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MMGEN_CACHE", str(tmp_path / "file"))
+    assert planned(tmp_path, *SMALL)["rows"][0]["measured"]
+    assert f"the measurement cannot be kept in {tmp_path}/file/plan: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

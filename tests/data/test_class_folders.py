@@ -48,6 +48,18 @@ def test_folders_of_splits_are_splits(tmp_path):
     check_dataset(dataset)
 
 
+def test_splits_need_no_train_among_them(tmp_path):
+    dataset = Folder(fill(tmp_path, "val/cat/1.png", "test/cat/2.png", "test/dog/1.png"), image_size=8)
+    assert {name: len(positions) for name, positions in dataset.splits.items()} == {"val": 1, "test": 2}
+    assert {sample["attributes"]["class"] for sample in dataset} == {"cat", "dog"}
+
+
+def test_folders_named_like_splits_may_be_classes(tmp_path):
+    dataset = Folder(fill(tmp_path, "val/1.png", "test/2.png"), image_size=8)
+    assert dataset.splits == {}
+    assert {sample["attributes"]["class"] for sample in dataset} == {"val", "test"}
+
+
 @pytest.mark.parametrize(
     "paths",
     [

@@ -100,11 +100,25 @@ def test_captions_are_cleaned(tmp_path: Path) -> None:
     assert caption == "éclair [31mred[0m \U0001f468\u200d\U0001f469 \u202ertl"
 
 
+def test_attributes_are_cleaned_as_captions_are(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    told = {"kind\ud800": "\x1b[2Jcafe\u0301\n  \ud800bar", "none": " "}
+    lines(tmp_path, {"file": "a.png", "caption": "a", "attributes": told})
+    assert Folder(str(tmp_path))[0]["attributes"] == {"kind": "[2Jcaf\xe9 bar"}
+    lines(tmp_path, {"file": "a.png", "caption": "a", "attributes": {"kind": "\ud800"}})
+    e = error(tmp_path)
+    assert (e.code, e.where) == ("MMG-D06", f"{tmp_path}/captions.jsonl:1: attributes")
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     e = error(tmp_path / "nowhere")
     assert e.code == "MMG-D01"
     assert "nowhere' does not exist" in e.what
     assert error(picture(tmp_path / "a.png")).what.endswith("is not a folder")
+
+
+def test_a_name_that_no_folder_can_have(tmp_path: Path) -> None:
+    assert error(tmp_path / ("x" * 300)).code == "MMG-D01"
 
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
@@ -173,6 +187,10 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
         ({"caption": "a"}, "MMG-D08", "there is no file name; keys: ['caption']"),
         ({"file": 3, "caption": "a"}, "MMG-D08", "there is no file name"),
         ({"file": "no.png", "caption": "a"}, "MMG-D04", "the picture 'no.png' does not exist"),
+        ({"file": "a\0.png", "caption": "a"}, "MMG-D04", "the picture 'a\\x00.png' does not exist"),
+        ({"file": "\ud800.png", "caption": "a"}, "MMG-D04", "the picture '\\ud800.png' does not exist"),
+        ({"file": "a" * 300, "caption": "a"}, "MMG-D04", "does not exist"),
+        ({"file": "circle.png", "caption": "a"}, "MMG-D04", "the picture 'circle.png' does not exist"),
         ({"file": "../out.png", "caption": "a"}, "MMG-D08", "leaves the folder"),
         ({"file": "/etc/hostname", "caption": "a"}, "MMG-D08", "leaves the folder"),
         ({"file": "link.png", "caption": "a"}, "MMG-D08", "leaves the folder"),
@@ -187,6 +205,7 @@ def test_a_bad_line_is_named_or_skipped(row: dict | str, code: str, says: str, t
     picture(root / "a.png")
     picture(root / "b.png")
     (root / "link.png").symlink_to(picture(tmp_path / "out.png"))
+    (root / "circle.png").symlink_to(root / "circle.png")
     lines(root, {"file": "b.png", "caption": "b"}, row)
     e = error(root)
     assert e.code == code

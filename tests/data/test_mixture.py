@@ -212,6 +212,7 @@ def test_what_parts_declare_is_united(parts: dict[str, Any]):
     assert dataset.splits["far"] == [3, 7]
     assert dataset.splits["train"][:4] == [0, 1, 4, 5]
     assert dataset.classes == {"colour": ["black", "grey", "red"]}
+    assert dataset.undeclared == list(dataset.parts["animals"])
     assert dataset.templates == ("a {colour} wall", "all {colour}", "{colour}")
     assert dataset.attribution == "Pictures: ours; Pictures: theirs"
     assert not hasattr(dataset, "original"), "two parts have none"

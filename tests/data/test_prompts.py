@@ -73,6 +73,7 @@ def test_a_name_has_one_owner(install):
         ("labels: {a: b}", "no list"),
         ("labels: [a, 10]", "10 in `labels` is no text; put it in quotes"),
         ("labels: [a, yes]", "True in `labels` is no text"),
+        ("labels: [a, {b: c}]", "a dict in `labels` is no text"),
         ("labels: [a, ' ']", "class 1 of `labels` has no name"),
         ("labels: [a, []]", "class 1 of `labels` has no name"),
         ("labels: []", "`labels` holds no class"),
@@ -89,6 +90,14 @@ def test_what_is_no_pack_is_refused_with_its_reason(tmp_path, text, words):
         read_prompts(write(tmp_path, text))
     assert caught.value.code == "MMG-D21"
     assert words in caught.value.why
+
+
+def test_aliases_of_aliases_are_never_written_out(tmp_path):
+    """Nine to the 40th values."""
+    levels = ["x0: &x0 [a]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]" for i in range(1, 41))]
+    inside = ", ".join(level.partition(": ")[2] for level in levels)
+    with pytest.raises(DataError, match="a list in `labels` is no text"):
+        read_prompts(write(tmp_path, f"labels: [b, [{inside}]]"))
 
 
 def test_templates_alone_are_a_pack(tmp_path):

@@ -167,6 +167,10 @@ def test_a_shard_of_a_pattern_is_missing(tmp_path: Path):
     assert (e.code, e.where) == ("MMG-D50", str(tmp_path / "1.tar"))
     data = skipping(pattern)
     assert (len(data), len(data.skipped)) == (3, 2)
+    numbers = ",".join(map(str, range(200)))
+    assert error(f"{tmp_path}/{{{numbers}}}.tar").where == str(tmp_path / "1.tar"), "longer than a name may be"
+    assert error(f"{tmp_path}/none/{{{numbers}}}.tar").code == "MMG-D01"
+    assert error(f"{tmp_path}/{'x' * 300}").code == "MMG-D01"
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,13 @@ def test_members_that_cannot_be_used(tmp_path: Path):
         assert list(data.ids) == ["b", "c"]
         assert len(data.skipped) == 1
         assert check_dataset(data)
+
+
+def test_attributes_are_cleaned_as_captions_are(tmp_path: Path):
+    fields = {"caption": "x", "tag": "a\x1b[2J\n \ud800b", "blank": "", "n": 3}
+    shard(tmp_path / "0.tar", [("a.png", png()), ("a.json", json.dumps(fields).encode())])
+    data = Webdataset(str(tmp_path), image_size=8, attributes=["tag", "blank", "n"])
+    assert data[0]["attributes"] == {"tag": "a[2J b", "n": "3"}
 
 
 def test_a_key_twice_in_a_shard(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -171,3 +172,26 @@ def test_fewer_training_pictures_can_be_asked_for(number):
     splits = {"train": evidence(*clouds(90, 0), "train")}
     findings, _ = judge(LinearProbe(max_train=30), evidence(*clouds(30, 1), "test"), splits)
     assert "fitted to 30 pictures" in number(findings, "linear_probe/colour").note
+
+
+def test_pictures_are_not_kept():
+    """30,000 of 224 pixels would take 18 GB."""
+    seen: list[weakref.ref] = []
+
+    def chunks(name: str):
+        for first in range(0, 60, 6):
+            alive = sum(one() is not None for one in seen)
+            assert alive <= 1, "only the chunk before may still be there"
+            made = evidence(*(part[first : first + 6] for part in clouds(60, 0)), f"{name}-{first}")
+            seen.append(weakref.ref(made))
+            yield made
+            del made
+
+    probe = LinearProbe()
+    probe.begin(Setting("test", splits=("train", "val", "test"), evidence=chunks, classes={"colour": COLOURS}))
+    for chunk in chunks("test"):
+        probe.update(chunk)
+    del chunk
+    assert all(kept.images.untyped_storage().nbytes() == 0 for kept in probe._judged)
+    assert probe.compute().numbers
+    assert len(seen) == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ def test_what_is_random_follows_from_seed_and_id(kind):
     assert not torch.equal(first, corrupted(image, kind, 3, 0, "other"))
     assert not torch.equal(first, corrupted(image, kind, 3, 1, "one"))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_id_may_be_the_name_of_any_file():
+    image = picture()
+    assert not torch.equal(corrupted(image, "noise", 3, 0, "\udcff.png"), corrupted(image, "noise", 3, 0, "\udcfe.png"))
+    known = torch.Generator().manual_seed(random.Random("0/noise/one").getrandbits(63))
+    expected = (image + 0.12 * torch.randn(image.shape, generator=known)).clamp(0, 1)
+    assert torch.equal(corrupted(image, "noise", 3, 0, "one"), expected), "of ordinary ids the numbers stay"
 
 
 def test_known_amounts():

@@ -113,6 +113,7 @@ def test_choices_follow_from_the_seed_and_the_sample(captions, sample):
         return set(one.seen)
 
     assert asked("x", 0) == asked("x", 0)
+    assert asked("\udcff.png", 0) != asked("\udcfe.png", 0), "an id may be the name of any file"
     assert len({frozenset(asked(id, seed)) for id in "xy" for seed in (0, 1)}) == 4
 
 

@@ -42,7 +42,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return refused
 
 
-GIVEN = ("vocabulary=vocabulary.txt.gz", "activation=gelu")
+GIVEN = ("vocabulary=vocabulary.txt.gz", "activation=gelu", "heads=[2,2]")
 
 
 @pytest.mark.parametrize("data", [PAGE, b"", b"PK\x03\x04", b"\x80", b"{}", bytes(4096)])
@@ -155,6 +155,75 @@ def test_no_activation_one_that_there_is_not_and_one_that_the_files_contradict(r
     assert "is of a model with gelu" in refused("folder", "activation=quick_gelu", code=2)
 
 
+def test_no_heads_some_that_do_not_fit_and_some_that_the_files_contradict(refused):
+    model = make_open_clip("vit", "gelu")
+    torch.save(model.state_dict(), "weights.pt")
+    err = refused("weights.pt", *GIVEN[:2], code=2)
+    assert "does not tell its attention heads" in err
+    assert "heads=[2,2], of pictures and of text" in err
+    for heads in ("[2]", "[2,3]", "[0,2]", "[-2,2]", "[2,2,2]"):
+        assert "are none of these weights" in refused("weights.pt", *GIVEN[:2], f"heads={heads}", code=2)
+    assert "no pixels 'other'" in refused("weights.pt", *GIVEN, "pixels=other", code=2)
+    clip_files.save_hub_folder(model, Path("hub"), clip_files.open_clip_config("vit", "gelu"))
+    assert "is of a model with [2, 2]" in refused("hub", "heads=[4,2]", code=2)
+    assert "is of a model with openai" in refused("hub", "pixels=symmetric", code=2)
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "value"),
+    [
+        ("vision_cfg", "width", 256),
+        ("vision_cfg", "width", None),  # None: left out, and open_clip's default is another
+        ("vision_cfg", "layers", 3),
+        ("vision_cfg", "layers", [1, 2, 1, 1]),
+        ("vision_cfg", "patch_size", 16),
+        ("vision_cfg", "image_size", 64),
+        ("vision_cfg", "image_size", [32, 64]),
+        ("text_cfg", "width", 256),
+        ("text_cfg", "layers", 12),
+        ("text_cfg", "vocab_size", 49408),
+        ("text_cfg", "context_length", 77),
+        (None, "embed_dim", 512),
+    ],
+)
+def test_a_config_of_other_weights(refused, side, key, value):
+    config = clip_files.open_clip_config("vit", "quick_gelu")
+    options = {**(config["model_cfg"][side] if side else config["model_cfg"]), key: value}
+    if value is None:
+        del options[key]
+    config["model_cfg"] = {**config["model_cfg"], side: options} if side else options
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), config)
+    err = refused("hub")
+    assert "error[MMG-K02]" in err
+    assert "is the config of other weights" in err
+    assert key in err
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "value"),
+    [
+        ("vision_config", "hidden_size", 256),
+        ("vision_config", "num_hidden_layers", 3),
+        ("vision_config", "patch_size", 16),
+        ("vision_config", "image_size", 64),
+        ("vision_config", "intermediate_size", 256),
+        ("text_config", "hidden_size", 256),
+        ("text_config", "max_position_embeddings", 77),
+        (None, "projection_dim", 512),
+    ],
+)
+def test_a_config_of_other_weights_of_hugging_face(refused, side, key, value):
+    make_hugging_face("gelu").save_pretrained("folder")
+    clip_files.save_vocabulary(Path("folder"), "merges.txt")
+    path = Path("folder/config.json")
+    config = json.loads(path.read_text())
+    (config[side] if side else config)[key] = value
+    path.write_text(json.dumps(config))
+    err = refused("folder")
+    assert "is the config of other weights" in err
+    assert key in err
+
+
 def test_folders_without_what_they_should_hold(refused):
     Path("empty").mkdir()
     assert "holds no weights of CLIP" in refused("empty")
@@ -180,6 +249,7 @@ def test_a_config_that_is_none(refused, text):
         ("vision_cfg", "pool_type", "avg"),
         ("vision_cfg", "timm_model_name", "vit_base"),
         ("vision_cfg", "head_width", 0),
+        ("vision_cfg", "mlp_ratio", 4.9231),
         ("text_cfg", "hf_model_name", "roberta-base"),
         ("text_cfg", "heads", "many"),
         ("text_cfg", "no_causal_mask", True),
@@ -198,16 +268,16 @@ def test_a_config_of_a_model_that_ours_cannot_be(refused, side, key, value):
 def test_a_vocabulary_that_is_none(refused, data):
     torch.save(make_open_clip().state_dict(), "weights.pt")
     Path("other.txt").write_bytes(data)
-    assert "no vocabulary of CLIP" in refused("weights.pt", "vocabulary=other.txt", "activation=gelu", code=2)
+    assert "no vocabulary of CLIP" in refused("weights.pt", "vocabulary=other.txt", *GIVEN[1:], code=2)
 
 
 def test_a_vocabulary_of_other_weights(refused):
     torch.save(make_open_clip().state_dict(), "weights.pt")
     Path("other.txt").write_text("#version: 0.2\nt h\n")
-    err = refused("weights.pt", "vocabulary=other.txt", "activation=gelu")
+    err = refused("weights.pt", "vocabulary=other.txt", *GIVEN[1:])
     assert "is the vocabulary of other weights" in err
     text = json.dumps({"format": 1, "kind": "clip-bpe", "context_length": 4, "merges": [["t", "h"]]})
     Path("text_tokenizer.json").write_text(text)
-    assert "other weights" in refused("weights.pt", "text_tokenizer.json", "activation=gelu")
+    assert "other weights" in refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])
     Path("text_tokenizer.json").write_text(text[:-9])
-    refused("weights.pt", "text_tokenizer.json", "activation=gelu")
+    refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 import mmgen
 from mmgen import cli
 from mmgen.checkpoint.exports import read_export
-from mmgen.interop import clip_config
+from mmgen.interop import clip, clip_config
 from mmgen.models import clip as component
 from tests.interop import clip_files
 from tests.interop.clip_files import CONTEXT, IDS, make_hugging_face, make_open_clip
 from tests.models.clip_shapes import ours
+from tests.models.open_clip_models import open_clip
 
 TOLERANCE = 1e-5
 Import = Callable[..., tuple[int, str, str]]
@@ -39,6 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 WITH = "vocabulary=vocabulary.txt.gz"
+HEADS = {"vit": "[2,2]", "vit without norm": "[1,2]", "resnet": "[4,2]"}  # of 64 features, as these were made
 
 
 def captions() -> torch.Tensor:
@@ -72,9 +74,10 @@ def assert_same(reference: Any, directory: Path) -> None:
 def test_a_state_dict_of_open_clip_computes_the_same(run, tmp_path, tower, activation):
     reference = make_open_clip(tower, activation)
     torch.save(reference.state_dict(), "weights.pt")
-    code, out, err = run("weights.pt", WITH, f"activation={activation}", "to=out")
+    code, out, err = run("weights.pt", WITH, f"activation={activation}", f"heads={HEADS[tower]}", "to=out")
     assert code == 0, err
     assert "compared with:" in out
+    assert "assumed, as nothing tells them: pixels=openai" in " ".join(out.split())
     assert_same(reference, tmp_path / "out")
     part = read_export(tmp_path / "out").parts["encoder"]
     wanted = ours(reference.state_dict())
@@ -107,7 +110,7 @@ def test_a_training_s_checkpoint_of_several_processes(run, tmp_path):
     reference = make_open_clip("vit", "gelu", init_logit_bias=-10.0)
     state = {f"module.{name}": tensor for name, tensor in reference.state_dict().items()}
     torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {"state": {}}}, "epoch_3.pt")
-    code, _, err = run("epoch_3.pt", WITH, "activation=gelu", "to=out")
+    code, _, err = run("epoch_3.pt", WITH, "activation=gelu", "heads=[2,2]", "to=out")
     assert code == 0, err
     assert_same(reference, tmp_path / "out")
     encoder = mmgen.load(tmp_path / "out").part("encoder")
@@ -117,12 +120,10 @@ def test_a_training_s_checkpoint_of_several_processes(run, tmp_path):
 
 def test_a_text_side_of_its_own_module(run, tmp_path):
     reference = make_open_clip("vit", "gelu")
-    from tests.models.open_clip_models import open_clip
-
     state = open_clip().model.convert_to_custom_text_state_dict(reference.state_dict())
     assert any(name.startswith("text.") for name in state)
     torch.save(state, "weights.bin")
-    code, _, err = run("weights.bin", WITH, "activation=gelu", "to=out")
+    code, _, err = run("weights.bin", WITH, "activation=gelu", "heads=[2,2]", "to=out")
     assert code == 0, err
     assert_same(reference, tmp_path / "out")
 
@@ -153,9 +154,44 @@ def test_a_folder_of_hugging_face(run, tmp_path, activation, safe):
     assert (config["num_heads"], config["text_heads"]) == (4, 4)  # of 32 features; without the config, of 64
 
 
+def test_heads_of_another_width_are_taken_from_the_user(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(clip_files.VISION, "vit", {**clip_files.VISION["vit"], "head_width": 32})
+    reference = make_open_clip("vit", "gelu")
+    torch.save(reference.state_dict(), "weights.pt")
+    given = ("weights.pt", WITH, "activation=gelu", "heads=[4,2]")
+    assert run(*given, "to=out")[0] == 0
+    assert_same(reference, tmp_path / "out")
+    assert run(*given, "pixels=symmetric", "to=other")[0] == 0
+    configs = [read_export(tmp_path / name).parts["encoder"].config for name in ("out", "other")]
+    assert [(config["num_heads"], config["pixels"]) for config in configs] == [(4, "openai"), (4, "symmetric")]
+
+
+def test_widths_that_openai_published_have_its_heads(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(clip, "PUBLISHED", {("vit", 128, 128)})
+    torch.save(make_open_clip().state_dict(), "weights.pt")
+    code, out, err = run("weights.pt", WITH, "activation=quick_gelu", "to=out")
+    assert code == 0, err
+    assert "heads=[2, 2], pixels=openai" in out
+    assert json.loads((tmp_path / "out/parity.json").read_text())["assumed"] == ["heads=[2, 2]", "pixels=openai"]
+
+
+def test_the_published_widths_are_those_of_heads_of_64_alone():
+    """In no config that open_clip ships are these widths cut into heads otherwise: what is assumed is sure."""
+    found = set()
+    for path in (Path(open_clip().__file__).parent / "model_configs").glob("*.json"):
+        model = json.loads(path.read_text())
+        vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+        tower = "resnet" if isinstance(vision.get("layers"), list) else "vit"
+        widths = (tower, vision.get("width"), text.get("width"))
+        if widths in clip.PUBLISHED:
+            assert vision.get("head_width", 64) == text["width"] // text["heads"] == 64, path
+            found.add(widths)
+    assert found == clip.PUBLISHED
+
+
 def test_the_words_of_the_imported_vocabulary_are_read(run, tmp_path):
     torch.save(make_open_clip().state_dict(), "weights.pt")
-    assert run("weights.pt", WITH, "activation=quick_gelu", "to=out")[0] == 0
+    assert run("weights.pt", WITH, "activation=quick_gelu", "heads=[2,2]", "to=out")[0] == 0
     tokens = mmgen.load(tmp_path / "out").part("encoder").text_tokenizer.encode(["The cat"])
     assert tokens.tolist() == [[IDS - 2, 513, 515, IDS - 1, 0, 0, 0, 0, 0]]
 

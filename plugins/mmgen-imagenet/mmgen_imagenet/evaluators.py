@@ -114,7 +114,8 @@ class FIDEffnetLite0(_Distance):
         n = len(true)
         few = f"; n is below the {FEATURES:,} features" if n <= FEATURES else ""
         note = f"{self._said}{few}; fewer pictures give more, so compare at n={n} only"
-        order = sorted(range(n), key=lambda i: hashlib.sha256(self._ids[i].encode()).digest())
+        ids = [id.encode("utf-8", "surrogatepass") for id in self._ids]
+        order = sorted(range(n), key=lambda i: hashlib.sha256(ids[i]).digest())
         halves = (true[order[: n // 2]], true[order[n // 2 : n // 2 * 2]])
         said = f"two halves of the true pictures, {n // 2} each: what so few alone make of it"
         return [

@@ -198,6 +198,15 @@ def test_they_are_the_same_every_time_in_chunks_too(kind):
         assert one.value == pytest.approx(other.value, rel=1e-4)
 
 
+def test_an_id_may_be_the_name_of_any_file(small):
+    evaluator = FIDEffnetLite0()
+    samples = [{**sample, "id": f"\udcff{i}.png"} for i, sample in enumerate(small_samples(8))]
+    images = torch.stack([sample["image"] for sample in samples])
+    evaluator.begin(Setting(split="val"))
+    evaluator.update(Evidence(samples, images, drawings=images[:, None]))
+    assert evaluator.compute().numbers[1].n == 4
+
+
 def test_the_subsets_follow_the_seed(small):
     values = [judged(KIDEffnetLite0(subsets=3), noisy(0.3), seed=seed).numbers[0].value for seed in (1, 1, 2)]
     assert values[0] == values[1] != values[2]

@@ -80,8 +80,29 @@ class OpenClip(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1] to image_features (B,E), of length one."""
+        return F.normalize(self.model.encode_image(self._normalised(images)), dim=-1)
+
+    def probe_features(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) in [0,1] to (B,F), what a linear probe reads (CLIP, appendix A.3), not of length one: of a vision
+        transformer, and of a model of timm with a projection behind it, what is pooled before the projection; of a
+        tower that has none of its own (a residual network, whose attention pool is its last layer; a model of timm
+        that projects with its own head), its output."""
+        visual, pixels = self.model.visual, self._normalised(images)
+        if hasattr(visual, "trunk"):
+            pooled = visual.trunk(pixels)
+            return visual.head.pool(pooled) if hasattr(visual.head, "pool") else pooled
+        projection = getattr(visual, "proj", None)
+        if projection is None:
+            return visual(pixels)
+        visual.proj = None  # which open_clip's own code takes for "no projection"
+        try:
+            return visual(pixels)
+        finally:
+            visual.proj = projection
+
+    def _normalised(self, images: Tensor) -> Tensor:
         mean, deviation = (images.new_tensor(values)[:, None, None] for values in (self._mean, self._deviation))
-        return F.normalize(self.model.encode_image((images - mean) / deviation), dim=-1)
+        return (images - mean) / deviation
 
     def encode_text(self, text_tokens: Tensor) -> Tensor:
         """(B,T) to text_features (B,E), of length one."""

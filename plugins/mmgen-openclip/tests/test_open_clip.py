@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import mmgen
 from mmgen import cli
+from mmgen.interop.importing import import_weights
 from mmgen.testing import check_encoder, small_batch, small_text_tokenizer
 
 MEAN, DEVIATION = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -134,6 +135,41 @@ def test_with_weights_it_computes_what_open_clip_does(folder, package):
     assert torch.equal(encoder.text_tokenizer.encode(captions), tokens)
     torch.testing.assert_close(encoder.encode_text(tokens), theirs.encode_text(tokens, normalize=True))
     assert torch.equal(encoder.logit_scale, theirs.logit_scale)
+
+
+@torch.no_grad()
+def test_a_probe_reads_what_it_does_of_the_imported_weights(folder, tmp_path):
+    path = folder[0]
+    config = json.loads((path / models.CONFIG).read_text())
+    config["preprocess_cfg"] = {"mean": MEAN, "std": DEVIATION}
+    (path / models.CONFIG).write_text(json.dumps(config))
+    vocabulary = Path(models.package().__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
+    import_weights("clip", [path], tmp_path / "clip", vocabulary=str(vocabulary))
+    imported = mmgen.load(str(tmp_path / "clip")).part("encoder")
+    encoder = OpenClip(text_tokenizer=None, image_size=32, model=str(path)).eval()
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = encoder.encode_image(images)
+    found = encoder.probe_features(images)
+    assert found.shape == (3, 64)  # before the projection to 8
+    torch.testing.assert_close(found, imported.probe_features(images), atol=1e-5, rtol=0)
+    assert torch.equal(encoder.encode_image(images), before)  # the projection is there again
+
+
+@torch.no_grad()
+def test_a_tower_without_a_projection_is_probed_at_its_output(tiny):
+    encoder, images = build(tiny("resnet")).eval(), torch.rand(2, 3, 32, 32)
+    assert torch.equal(F.normalize(encoder.probe_features(images), dim=-1), encoder.encode_image(images))
+
+
+@torch.no_grad()
+def test_a_model_of_timm_is_probed_before_the_projection_behind_it(tiny):
+    pytest.importorskip("timm")
+    vision = {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear"}
+    encoder, images = build(tiny(vision_cfg=vision)).eval(), torch.rand(2, 3, 32, 32)
+    found = encoder.probe_features(images)
+    assert found.shape == (2, 192)
+    projected = F.normalize(encoder.model.visual.head(found), dim=-1)
+    torch.testing.assert_close(projected, encoder.encode_image(images))
 
 
 def test_it_is_judged_without_a_training(folder, tmp_path, monkeypatch, capsys):
