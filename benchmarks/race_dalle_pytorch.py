@@ -38,7 +38,6 @@ from torch.nn.utils import clip_grad_norm_
 
 BATCH, IDS, TEXT_LENGTH, CODES = 64, 640, 22, 1024
 ALTERNATIVE_CAPTIONS = 0.1  # share of the samples whose caption is any of its wordings, as in mmgen's recipe
-VAE_EPOCHS = 3
 UNKNOWN = "[UNK]"
 FIRST, EVERY = 200, 1.25  # steps before the first drawing, and what the steps grow by until the next
 SETTINGS: dict[str, dict[str, float]] = {
@@ -100,7 +99,7 @@ def batches(count: int) -> list[Tensor]:
     return list(torch.randperm(count).split(BATCH))[: count // BATCH]
 
 
-def train_vae(package: Any, pictures: Tensor) -> Any:
+def train_vae(package: Any, pictures: Tensor, epochs: int) -> Any:
     """As its train_vae.py does; two halvings, so that 32 pixels become 8×8 tokens."""
     vae = package.DiscreteVAE(
         image_size=32, num_layers=2, num_tokens=CODES, codebook_dim=512, hidden_dim=64, num_resnet_blocks=1,
@@ -109,7 +108,7 @@ def train_vae(package: Any, pictures: Tensor) -> Any:
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.98)
     step, temperature = 0, 1.0
-    for epoch in range(VAE_EPOCHS):
+    for epoch in range(epochs):
         for chosen in batches(len(pictures)):
             loss = vae(pictures[chosen].float() / 255, return_loss=True, temp=temperature)
             optimizer.zero_grad()
@@ -157,6 +156,7 @@ def draw(dalle: Any, text: Tensor) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--vae-epochs", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=240.0)
     options = parser.parse_args()
     directory: Path = options.directory
@@ -166,7 +166,7 @@ def main() -> None:
     pictures = torch.from_numpy(np.load(directory / "pictures.npy"))
     captions = json.loads((directory / "captions.json").read_text())
     tokenizer = text_tokenizer([caption for several in captions["train"] for caption in several], directory)
-    vae = train_vae(package, pictures)
+    vae = train_vae(package, pictures, options.vae_epochs)
     dalle = package.DALLE(
         dim=112, vae=vae, num_text_tokens=IDS, text_seq_len=TEXT_LENGTH, depth=6, heads=4, dim_head=32,
         loss_img_weight=7,
