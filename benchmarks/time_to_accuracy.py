@@ -15,6 +15,10 @@ start and reading included; drawing and judging stop it.
 Prints each contestant's curve, the ratio, and how many of the asked pictures are still right after its image tokenizer
 alone, the most that its drawings can be expected to reach. OUT/race.json keeps the curves, and is written after each
 contestant. They run one after the other, by as many threads as there are cores. Nothing is asserted.
+
+Whether everything runs to its end is seen in minutes, with too little of everything to draw what is asked, by adding
+
+    --pictures 256 --asked 8 --tokenizer-steps 20 --steps 100 --vae-epochs 1 --minutes 1
 """
 
 from __future__ import annotations
@@ -45,17 +49,16 @@ from mmgen.scenes.description import from_json
 from mmgen.scenes.marking import judge
 
 TARGET = 0.5
-PICTURES, ASKED, SIZE = 20_000, 200, 32
+SIZE = 32
 ATTRIBUTES = ["shape", "colour", "relation"]
 DATA = [
     "dataset=scenes",
     "dataset.kinds=[pair]",
     "dataset.backgrounds=[white]",
-    f"dataset.num_samples={PICTURES}",
     f"dataset.image_size={SIZE}",
     "tracking=disabled",
 ]
-TOKENIZER = ["task=tokenizer", "tokenizer=emoji_vq", "trainer.max_steps=450", "task.optimizer.lr=3e-3"]
+TOKENIZER = ["task=tokenizer", "tokenizer=emoji_vq", "task.optimizer.lr=3e-3"]
 GENERATOR = [
     "task=generator",
     "generator.embed_dim=128",
@@ -74,16 +77,12 @@ RECONSTRUCTED = "reconstructed"  # what race_dalle_pytorch.py calls the asked pi
 Point = tuple[float, float]  # seconds of training, share right
 
 
-def scenes() -> Scenes:
-    return Scenes(image_size=SIZE, num_samples=PICTURES, kinds=["pair"], backgrounds=["white"], num_heldout=ASKED)
-
-
 def asked(dataset: Scenes) -> list[int]:
-    return list(dataset.splits["heldout_pairs"])[:ASKED]
+    return list(dataset.splits["heldout_pairs"])
 
 
 def share_right(dataset: Scenes, pictures: Tensor) -> float:
-    """Of pictures (ASKED,3,H,W), one a caption, read back by the judge."""
+    """Of pictures (B,3,H,W), one for each that is asked, read back by the judge."""
     truths = [from_json(dataset[i]["attributes"]["scene"]).canonical() for i in asked(dataset)]
     return sum(verdict.right(ATTRIBUTES) for _, verdict in judge(pictures, truths)) / len(truths)
 
@@ -91,18 +90,19 @@ def share_right(dataset: Scenes, pictures: Tensor) -> float:
 # --- mmgen -----------------------------------------------------------------------------------------------------------
 
 
-def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
+def mmgen_curve(dataset: Scenes, out: Path, tokenizer_steps: int, steps: int) -> Iterator[Point]:
     """Trains by two commands; each checkpoint is put aside as it appears, and its average drawn from afterwards."""
     began = time.perf_counter()
+    data = [*DATA, f"dataset.num_samples={len(dataset.splits['train'])}"]
     names = {"tokenizer": "mmgen-tokenizer", "generator": "mmgen-generator"}
-    command([*TOKENIZER, f"run.name={names['tokenizer']}"], out)
+    command([*data, *TOKENIZER, f"trainer.max_steps={tokenizer_steps}", f"run.name={names['tokenizer']}"], out)
     seconds_before = time.perf_counter() - began
     generator = out / "runs" / names["generator"]
     keeper = Keeper(generator / "checkpoints", out / "kept")
     keeper.start()
     source = f"tokenizer_from=runs/{names['tokenizer']}"
     kept = [f"trainer.max_steps={steps}", f"task.checkpoint_every={EVERY}", source, f"run.name={names['generator']}"]
-    command([*GENERATOR, *kept], out)
+    command([*data, *GENERATOR, *kept], out)
     keeper.stop()
     image_tokenizer = load_part(read_part(out / "runs" / names["tokenizer"] / "model", trusted=True), trusted=True)
     model = load_part(read_part(generator / "model", trusted=True), trusted=True)
@@ -123,7 +123,7 @@ def mmgen_curve(dataset: Scenes, out: Path, steps: int) -> Iterator[Point]:
 
 
 def command(arguments: list[str], out: Path) -> None:
-    subprocess.run([sys.executable, "-m", "mmgen.cli", "train", *DATA, *arguments], cwd=out, check=True)
+    subprocess.run([sys.executable, "-m", "mmgen.cli", "train", *arguments], cwd=out, check=True)
 
 
 class Keeper(threading.Thread):
@@ -158,7 +158,7 @@ class Keeper(threading.Thread):
 # --- dalle-pytorch ---------------------------------------------------------------------------------------------------
 
 
-def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Iterator[Point]:
+def peer_curve(dataset: Scenes, out: Path, python: str, vae_epochs: int, minutes: float) -> Iterator[Point]:
     """Hands the pictures over as files, and judges what is drawn as it appears; the rival waits until that is done."""
     shared = out / "dalle_pytorch"
     shared.mkdir()
@@ -174,7 +174,8 @@ def peer_curve(dataset: Scenes, out: Path, python: str, minutes: float) -> Itera
     script = Path(__file__).with_name("race_dalle_pytorch.py")
     errors = shared / "stderr.txt"
     with errors.open("w") as file:
-        process = subprocess.Popen([python, str(script), str(shared), "--minutes", str(minutes)], stderr=file)
+        arguments = [str(shared), "--vae-epochs", str(vae_epochs), "--minutes", str(minutes)]
+        process = subprocess.Popen([python, str(script), *arguments], stderr=file)
     try:
         while True:
             ended = process.poll() is not None
@@ -237,19 +238,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="PYTHON", help="of an environment with dalle-pytorch 1.6.6")
     parser.add_argument("--only", choices=["mmgen", "dalle-pytorch"], help="the other's curve is read from OUT")
+    parser.add_argument("--pictures", type=int, default=20_000, help="to learn from, at least a batch of 64")
+    parser.add_argument("--asked", type=int, default=200, help="captions that are drawn")
+    parser.add_argument("--tokenizer-steps", type=int, default=450, help="of mmgen's image tokenizer")
     parser.add_argument("--steps", type=int, default=600, help="of mmgen's generator")
+    parser.add_argument("--vae-epochs", type=int, default=3, help="of dalle-pytorch's image tokenizer")
     parser.add_argument("--minutes", type=float, default=240.0, help="after which dalle-pytorch gives up")
     parser.add_argument("--out", type=Path, default=Path("race"), help="a new directory, or one for --only")
     options = parser.parse_args()
     out = options.out.resolve()
     if options.only != "mmgen" and not options.peer:
         parser.error("--peer is missing: the Python of an environment with dalle-pytorch, see race_dalle_pytorch.py")
+    if options.pictures < 64:
+        parser.error(f"--pictures is {options.pictures}; dalle-pytorch learns by whole batches of 64")
     out.mkdir(parents=True, exist_ok=options.only is not None)
-    dataset, results = scenes(), out / "race.json"
+    results = out / "race.json"
+    dataset = Scenes(
+        image_size=SIZE,
+        num_samples=options.pictures,
+        kinds=["pair"],
+        backgrounds=["white"],
+        num_heldout=options.asked,
+    )
     curves: dict[str, list[Point]] = json.loads(results.read_text()) if results.is_file() else {}
     contestants = {
-        "mmgen": mmgen_curve(dataset, out, options.steps),
-        "dalle-pytorch": peer_curve(dataset, out, options.peer, options.minutes),
+        "mmgen": mmgen_curve(dataset, out, options.tokenizer_steps, options.steps),
+        "dalle-pytorch": peer_curve(dataset, out, options.peer, options.vae_epochs, options.minutes),
     }
     for name, curve in contestants.items():
         if options.only in (name, None):
