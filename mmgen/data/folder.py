@@ -128,7 +128,13 @@ class Folder:
         if found is None:
             return []
         self.templates, self._splits = TEMPLATES, found.splits
-        return [_Entry(file, [name], {"class": name}) for file, name in found.classes.items()]
+        entries = []
+        for file, name in found.classes.items():
+            try:
+                entries.append(_Entry(self._inside(file, str(file)), [name], {"class": name}))
+            except DataError as e:
+                self._bad(e)
+        return entries
 
     def _files(self) -> list[Path]:
         """All pictures, by their suffix; hidden files and folders left out."""
