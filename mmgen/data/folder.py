@@ -222,7 +222,8 @@ class Folder:
             raise DataError(
                 f"the picture {quoted(name)} does not exist", code="MMG-D04", where=where, fix="check the path"
             )
-        return _Entry(file, [clean(text, where) for text in texts], clean_attributes(attributes, f"{where}: attributes"))
+        captions = [clean(text, where) for text in texts]
+        return _Entry(file, captions, clean_attributes(attributes, f"{where}: attributes"))
 
     def _inside(self, file: Path, where: str) -> Path:
         """The file, if it lies in the folder after links and `..` are followed."""
