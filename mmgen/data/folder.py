@@ -128,7 +128,13 @@ class Folder:
         if found is None:
             return []
         self.templates, self._splits = TEMPLATES, found.splits
-        return [_Entry(file, [name], {"class": name}) for file, name in found.classes.items()]
+        entries = []
+        for file, name in found.classes.items():
+            try:
+                entries.append(_Entry(self._inside(file, str(file)), [name], {"class": name}))
+            except DataError as e:
+                self._bad(e)
+        return entries
 
     def _files(self) -> list[Path]:
         """All pictures, by their suffix; hidden files and folders left out."""
@@ -216,7 +222,8 @@ class Folder:
             raise DataError(
                 f"the picture {quoted(name)} does not exist", code="MMG-D04", where=where, fix="check the path"
             )
-        return _Entry(file, [clean(text, where) for text in texts], clean_attributes(attributes, f"{where}: attributes"))
+        captions = [clean(text, where) for text in texts]
+        return _Entry(file, captions, clean_attributes(attributes, f"{where}: attributes"))
 
     def _inside(self, file: Path, where: str) -> Path:
         """The file, if it lies in the folder after links and `..` are followed."""

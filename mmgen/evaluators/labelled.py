@@ -66,7 +66,7 @@ def light(sample: Sample) -> Sample:
 
 
 def joined(chunks: Iterable[Evidence]) -> Labelled:
-    """The chunks' samples without their pictures, and their `probe_features`; no chunk is kept when the next is made."""
+    """The chunks' samples without their pictures, and their `probe_features`; no chunk is kept."""
     samples: list[Sample] = []
     features: list[Tensor] = []
     for chunk in chunks:

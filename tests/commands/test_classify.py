@@ -166,7 +166,8 @@ def test_a_picture_may_be_called_anything(call, work, tmp_path):
     names = [str(tmp_path / name) for name in ("[red]\x1b[2Jx.png", "\udcff.png")]
     for name in names:
         shutil.copy(work / "red.png", name)
-    code, out, err = call("classify", *names, "a red bar", "a blue bar", f"out={tmp_path}/s.json", f"html={tmp_path}/s.html")
+    written = [f"out={tmp_path}/s.json", f"html={tmp_path}/s.html"]
+    code, out, err = call("classify", *names, "a red bar", "a blue bar", *written)
     assert code == 0, err
     assert "[red]" in out
     assert "\x1b" not in out

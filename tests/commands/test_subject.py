@@ -11,7 +11,7 @@ from mmgen.protocols import Needs
 
 
 def subject(foreign: bool = False, splits: tuple[str, ...] = (), attributes=(), **declared) -> Subject:
-    dataset = SimpleNamespace(splits=dict.fromkeys(splits, [0]), **declared)
+    dataset = SimpleNamespace(splits={name: [0] for name in splits}, **declared)
     pictures = SimpleNamespace(dataset=dataset, attributes=list(attributes))
     return Subject(None, pictures, foreign)  # type: ignore[arg-type]
 

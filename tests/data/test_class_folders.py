@@ -87,6 +87,19 @@ def test_captions_come_first(tmp_path):
     assert dataset.templates == ()
 
 
+def test_a_link_out_of_the_folder_is_refused_or_skipped(tmp_path):
+    path = fill(tmp_path / "photos", "cat/1.png", "dog/1.png", "dog/2.png")
+    fill(tmp_path, "private.png")
+    (tmp_path / "photos" / "cat" / "2.png").symlink_to(tmp_path / "private.png")
+    (tmp_path / "photos" / "cat" / "3.png").symlink_to(tmp_path / "photos" / "cat" / "1.png")
+    with pytest.raises(DataError, match="leaves the folder") as caught:
+        Folder(path, image_size=8)
+    assert (caught.value.code, caught.value.where) == ("MMG-D08", f"{path}/cat/2.png")
+    with pytest.warns(UserWarning, match="1 of 5"):
+        dataset = Folder(path, image_size=8, on_bad="skip")
+    assert dataset.ids == ["cat/1.png", "cat/3.png", "dog/1.png", "dog/2.png"]
+
+
 def test_a_class_with_a_broken_picture_can_be_skipped(tmp_path):
     path = fill(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
     (tmp_path / "test" / "cat" / "1.png").write_bytes(b"no picture")

@@ -7,6 +7,7 @@ runs no code of a data set since its version 4.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,11 +71,25 @@ def open_source(wanted: Wanted) -> Source:
 def _saved(folder: Path) -> Source:
     """What `save_to_disk` wrote: mapped into memory as it lies there."""
     try:
+        files = _noted(folder)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
+        raise unreadable(str(folder), e) from e
+    _check_inside(files, folder.resolve(), "copy it there, or mend state.json")
+    try:
         found = datasets.load_from_disk(str(folder))
     except Exception as e:  # damaged JSON and arrow files fail in many ways
         raise unreadable(str(folder), e) from e
     named = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
     return Source({str(name): ArrowTable(data) for name, data in named.items()}, (folder.resolve(),))
+
+
+def _noted(folder: Path) -> dict[str, list[str]]:
+    """The files that a folder of `save_to_disk` says its rows lie in, by the folder of each split."""
+    inside = [folder / "state.json"]
+    if (listing := folder / "dataset_dict.json").is_file():
+        inside += [folder / name / "state.json" for name in json.loads(listing.read_bytes())["splits"]]
+    states = {state.parent: json.loads(state.read_bytes()) for state in inside if state.is_file()}
+    return {str(of): [str(of / file["filename"]) for file in state["_data_files"]] for of, state in states.items()}
 
 
 def _built(wanted: Wanted, local: Path | None) -> Source:
@@ -92,7 +107,7 @@ def _built(wanted: Wanted, local: Path | None) -> Source:
         left_out.append(f"{error.where}: {error.why}")
 
     if local:
-        _check_inside(files, roots[0])
+        _check_inside(files, roots[0], "copy it there, or mend data_files in README.md")
     if builder.name == "parquet" and wanted.streaming:
         features, most = builder.info.features, wanted.max_samples
         groups = {split: RowGroups(found, features, most, on_cut) for split, found in files.items()}
@@ -154,12 +169,15 @@ def _prepared(builder: datasets.DatasetBuilder, path: str) -> dict[str, Table]:
         raise unreadable(path, e) from e
 
 
-def _check_inside(files: dict[str, list[str]], root: Path) -> None:
-    """A README in the folder may name its files; they must lie in it."""
+def _check_inside(files: dict[str, list[str]], root: Path, fix: str) -> None:
+    """A README or state.json in the folder may name its files; they must lie in it."""
     for found in files.values():
         for file in found:
-            if "://" in file or not Path(file).resolve().is_relative_to(root):
-                fix = "copy it there, or mend data_files in README.md"
+            try:
+                inside = "://" not in file and Path(file).resolve().is_relative_to(root)
+            except (OSError, ValueError, RuntimeError):  # no file has such a name
+                inside = False
+            if not inside:
                 raise unreadable(file, None, f"it lies outside {root}", fix)
 
 

@@ -178,6 +178,31 @@ def test_a_readme_may_not_name_files_elsewhere(tmp_path, table):
         HuggingFace(str(tmp_path / "data"))
 
 
+FILE = "data-00000-of-00001.arrow"
+
+
+@pytest.mark.parametrize("name", [f"../../private/{FILE}", f"{{}}/private/{FILE}", "a\0b"])
+def test_a_saved_folder_may_not_name_files_elsewhere(tmp_path, table, name):
+    table(0, 2).save_to_disk(tmp_path / "private")
+    table(0, 2).save_to_disk(tmp_path / "data" / "train")
+    state = json.loads((tmp_path / "data" / "train" / "state.json").read_text())
+    state["_data_files"] = [{"filename": name.format(tmp_path)}]
+    (tmp_path / "data" / "train" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "data" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    for folder in (tmp_path / "data" / "train", tmp_path / "data"):
+        with pytest.raises(DataError, match="lies outside"):
+            HuggingFace(str(folder))
+
+
+@pytest.mark.parametrize("listing", ['{"splits": ["../private"]}', '{"splits": [3]}', "[]", "["])
+def test_a_saved_folder_may_not_name_splits_elsewhere(tmp_path, table, listing):
+    table(0, 2).save_to_disk(tmp_path / "private")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_dict.json").write_text(listing)
+    with pytest.raises(DataError, match="MMG-D30"):
+        HuggingFace(str(tmp_path / "data"))
+
+
 def test_no_code_of_a_data_set_runs(tmp_path, table):
     folder, mark = tmp_path / "scripted", tmp_path / "ran"
     folder.mkdir()
