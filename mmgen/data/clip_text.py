@@ -11,7 +11,8 @@ import gzip
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -85,14 +86,18 @@ class ClipTextTokenizer:
             ConfigError: there is no such file, or it holds no such vocabulary.
         """
         try:
-            data = Path(path).read_bytes()[: _MAX_FILE + 1]
+            with open(path, "rb") as plain:
+                data = plain.read(_MAX_FILE + 1)
             if data[:2] == b"\x1f\x8b":
                 with gzip.open(path) as file:
                     data = file.read(_MAX_FILE + 1)
             if len(data) > _MAX_FILE:
                 raise ValueError(f"it is larger than {_MAX_FILE >> 20} MiB")
-            return cls(_merges_in(data.decode("utf-8")), context_length)
-        except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as error:
+            text = data.decode("utf-8")
+            found = cls(_merges_in(text), context_length)
+            found._hold_ids(_ids_in(text))
+            return found
+        except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(
                 f"{quoted(str(path))} is no vocabulary of CLIP's text tokenizer",
                 code="MMG-C34",
@@ -100,6 +105,13 @@ class ClipTextTokenizer:
                 why=quoted(f"{type(error).__name__}: {error}"),
                 fix="task.text_tokenizer.vocabulary=bpe_simple_vocab_16e6.txt.gz, as in the repository openai/CLIP",
             ) from error
+
+    def _hold_ids(self, ids: Mapping[str, object]) -> None:
+        """Raises ValueError where a file gives a piece or a mark another id than the merges do."""
+        ours = {piece: i for i, piece in enumerate((*_pieces(self.merges), *MARKS))}
+        for piece, i in ids.items():
+            if ours.get(piece) != i:
+                raise ValueError(f"{quoted(piece)} has the id {i}, and by the merges {ours.get(piece)}")
 
     def encode(self, captions: Sequence[str], keys: Sequence[int] | None = None) -> Tensor:
         """Captions to ids (B,T) long; longer ones are cut, with the mark after them kept, and counted in `truncated`.
@@ -192,11 +204,12 @@ def _with_clip_rules(ids: dict[str, int], merges: list[Pair]) -> Tokenizer:
 
 
 def _mended(caption: str) -> str:
-    """What the original does before it splits words: mojibake mended, HTML's entities resolved, twice."""
+    """What the original does before it splits words: mojibake mended, HTML's entities resolved, twice; lower case."""
     import ftfy  # 0.1 s, and only this tokenizer wants it
 
     text = sound(caption)[:MAX_CAPTION_BYTES]
-    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    # Python's lower case looks at neighbours (a final Σ becomes ς), that of `tokenizers` at each letter alone.
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip().lower()
 
 
 def _merges_in(text: str) -> list[Pair]:
@@ -207,6 +220,17 @@ def _merges_in(text: str) -> list[Pair]:
     if not head.startswith(("#version", '"bpe_simple_vocab')):
         raise ValueError("its first line names no version of a list of merges")
     return _checked([line.split() for line in lines[:_PUBLISHED_MERGES] if line.strip()])
+
+
+def _ids_in(text: str) -> dict[str, object]:
+    """The ids that a file in JSON gives, marks included; none of the other forms, whose ids are their lines."""
+    if not text.lstrip().startswith("{"):
+        return {}
+    content = json.loads(text)
+    ids = content["model"].get("vocab", {})
+    if not isinstance(ids, dict):
+        raise ValueError("its ids must be an object")
+    return {**ids, **{token["content"]: token["id"] for token in content.get("added_tokens") or []}}
 
 
 def _checked(merges: object) -> list[Pair]:

@@ -233,7 +233,7 @@ def _open_legacy(file: BinaryIO, begin: int, length: int) -> tuple[Any, Callable
     version, machine, root, keys = (read_pickle(head, CALLS, remembered) for _ in range(4))
     if version != VERSION or not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise Refused(f"a version other than {VERSION}, or numbers in another byte order than little")
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(found):
+    if not isinstance(keys, list) or any(type(key) is not str for key in keys) or sorted(keys) != sorted(found):
         raise Refused("a list of storages that does not add up")
     places, place = {}, head.tell()
     for key in keys:

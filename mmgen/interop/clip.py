@@ -68,7 +68,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-VOCABULARIES = (TEXT_TOKENIZER, "merges.txt", "tokenizer.json", VOCABULARY.removesuffix(".gz"))
+VOCABULARIES = (TEXT_TOKENIZER, "merges.txt", "tokenizer.json", VOCABULARY, VOCABULARY.removesuffix(".gz"))
 TOLERANCE = 1e-5
 
 
@@ -264,7 +264,7 @@ def _vocabulary(extra: Sequence[Path], asked: str | None) -> Path:
     Raises:
         ConfigError: MMG-C40, there is none.
     """
-    among = [path for path in extra if path.suffix == ".txt" or path.name in VOCABULARIES]
+    among = [path for path in extra if path.name.endswith((".txt", ".txt.gz")) or path.name in VOCABULARIES]
     if asked is None and not among:
         raise ConfigError(
             "the weights need the vocabulary of CLIP's text tokenizer",

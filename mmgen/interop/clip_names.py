@@ -163,9 +163,10 @@ def architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any],
     Raises:
         KeyError, IndexError, ValueError: these are no weights of CLIP.
     """
-    text_width, places = shapes["text.embedding.weight"][1], shapes["text.position"][0]
-    if min(text_width, places) < 1:
-        raise ValueError("an empty text side")
+    empty = next((name for name, shape in shapes.items() if min(shape, default=1) < 1), None)
+    if empty is not None:
+        raise ValueError(f"{empty} would be empty")
+    text_width = shapes["text.embedding.weight"][1]
     options: dict[str, Any] = {
         "name": "clip",
         "embed_dim": shapes["text.projection.weight"][0],

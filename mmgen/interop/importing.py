@@ -22,7 +22,7 @@ from mmgen.interop.sharded import Sharded, gathered, with_shards
 from mmgen.spelling import nearest
 
 FORMATS = ("clip", "openai_dvae", "taming_vqgan")
-NO_ARCHIVE = (".yaml", ".yml", ".json", ".txt")  # by these names, files beside those of torch.save
+NO_ARCHIVE = (".yaml", ".yml", ".json", ".txt", ".txt.gz")  # by these names, files beside those of torch.save
 
 
 def find_format(name: str) -> Format:
@@ -80,8 +80,8 @@ def import_weights(
     _refuse_options(name, format, asked)
     paths = [path for file in files for path in _files_at(Path(file), format)]
     with ExitStack() as opened:
-        opened_files = [opened.enter_context(open_archive(p)) for p in paths if p.suffix not in NO_ARCHIVE]
-        archives, extra = gathered(opened_files, [path for path in paths if path.suffix in NO_ARCHIVE])
+        opened_files = [opened.enter_context(open_archive(p)) for p in paths if not p.name.endswith(NO_ARCHIVE)]
+        archives, extra = gathered(opened_files, [path for path in paths if path.name.endswith(NO_ARCHIVE)])
         plan = format.plan(archives, extra, asked)
         left = _left(archives, format.LEFT)
         unused = _match(plan, archives, left, allow_unused)

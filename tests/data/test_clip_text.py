@@ -28,6 +28,7 @@ ODD = [
     "it’s “quoted” — dash",
     "ﬁre Ⅻ ½ ²",
     "ÅNGSTRÖM İstanbul straße",
+    "ΟΔΟΣ ΣΟΦΟΣ, Σ",
     "a_b c-d e/f 3.14 #tag @me",
     "<b>bold</b> &lt;tag&gt;",
 ]
@@ -88,7 +89,8 @@ def test_it_reads_the_other_forms_of_the_vocabulary(published, tokenizer, tmp_pa
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     (tmp_path / "old.json").write_text(json.dumps({"model": {"merges": merges}}))
     (tmp_path / "new.json").write_text(json.dumps({"model": {"merges": tokenizer.merges}}))
-    for name in ("plain.txt", "merges.txt", "old.json", "new.json"):
+    (tmp_path / "written.json").write_text(tokenizer.to_hugging_face())
+    for name in ("plain.txt", "merges.txt", "old.json", "new.json", "written.json"):
         assert ClipTextTokenizer.from_file(tmp_path / name).fingerprint == tokenizer.fingerprint
 
 
@@ -96,11 +98,15 @@ BAD = {
     "empty": b"",
     "a page": b"<html><body>404</body></html>",
     "cut": gzip.compress(b"#version: 0.2\n" + b"a b</w>\n" * 40)[:30],
+    "bad bytes in it": gzip.compress(b"#version: 0.2\n")[:10] + b"\xff" * 40,
     "no utf-8": b"#version\n\xff\xfe a",
     "not a pair": b"#version\na b c\n",
     "unheard of": b"#version\nab cd\n",
     "twice": b"#version\na b\na b\n",
     "nested": b'{"model": {"merges": ' + b"[" * 5_000,
+    "other ids": b'{"model": {"vocab": {"!": 1, "\\"": 0}, "merges": ["a b"]}}',
+    "another mark": b'{"model": {"vocab": {"<|endoftext|>": 513, "<|startoftext|>": 514}, "merges": ["a b"]}}',
+    "ids that are none": b'{"model": {"vocab": ["!"], "merges": ["a b"]}}',
     "numbers": b'{"model": {"merges": [[1, 2]]}}',
 }
 

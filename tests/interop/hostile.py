@@ -241,6 +241,11 @@ def files() -> dict[tuple[str, str], bytes]:
         ("legacy, a storage too many", "list of storages"): legacy(state(tensor()), ["0", "1"], count + bytes(16)),
         ("legacy, a storage too few", "list of storages"): legacy(state(tensor()), [], count + bytes(16)),
         ("legacy, keys that are none", "list of storages"): legacy(state(tensor()), [["0"]], count + bytes(16)),  # type: ignore[list-item]
+        ("legacy, keys that are numbers", "list of storages"): legacy(state(tensor()), [0], count + bytes(16)),  # type: ignore[list-item]
+        ("legacy, nested keys", "list of storages"): legacy(state(tensor()), [])[:-4]
+        + (b"]" * 20_001 + b"a" * 20_000 + b".")
+        + count
+        + bytes(16),
         ("legacy, cut", "310 B are described, 309 B"): legacy(state(tensor()), ["0"], count + bytes(15)),
         ("legacy, something behind", "310 B are described, 311 B"): legacy(state(tensor()), ["0"], count + bytes(17)),
         ("legacy, another count", "1,099,511,627,776 elements"): legacy(

@@ -125,6 +125,8 @@ SPOILT = {
     "a tensor of another shape": _as("visual.conv1.weight", torch.zeros(128, 3, 8, 4)),
     "one of no shape": _as("visual.conv1.weight", torch.tensor(1.0)),
     "places that are no square": _as("visual.positional_embedding", torch.zeros(16, 128)),
+    "patches of no size": _as("visual.conv1.weight", torch.zeros(768, 3, 0, 0)),
+    "no width": _as("visual.conv1.weight", torch.zeros(0, 3, 8, 8)),
     "no places": _as("positional_embedding", torch.zeros(0, 128)),
     "not a number": _as("ln_final.bias", torch.full((128,), torch.nan)),
     "infinite": _as("ln_final.bias", torch.full((128,), torch.inf)),
@@ -222,6 +224,14 @@ def test_a_config_of_other_weights_of_hugging_face(refused, side, key, value):
     err = refused("folder")
     assert "is the config of other weights" in err
     assert key in err
+
+
+@pytest.mark.parametrize("shape", [(768, 3, 0, 0), (0, 3, 8, 8)])
+def test_a_side_of_nothing(refused, shape):
+    save_file({**make_open_clip().state_dict(), "visual.conv1.weight": torch.zeros(shape)}, "weights.safetensors")
+    err = refused("weights.safetensors", *GIVEN)
+    assert "error[MMG-K02]" in err
+    assert "image.patch_embedding.weight would be empty" in err
 
 
 def test_folders_without_what_they_should_hold(refused):

@@ -138,6 +138,16 @@ def test_a_hub_folder_of_open_clip(run, tmp_path, tower, activation):
     assert_same(reference, tmp_path / "out")
 
 
+def test_openai_s_vocabulary_in_the_folder_or_named_as_a_file(run, tmp_path):
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    Path("hub/merges.txt").unlink()
+    clip_files.save_vocabulary(tmp_path / "hub", clip.VOCABULARY)
+    assert run("hub", "to=out")[0] == 0
+    weights, config = "hub/open_clip_model.safetensors", "hub/open_clip_config.json"
+    assert run(weights, config, f"hub/{clip.VOCABULARY}", "to=other")[0] == 0
+    assert run(weights, config, "vocabulary.txt.gz", "to=third")[0] == 0
+
+
 @pytest.mark.parametrize(("activation", "safe"), [("gelu", True), ("quick_gelu", False)])
 def test_a_folder_of_hugging_face(run, tmp_path, activation, safe):
     reference = make_hugging_face(activation)
