@@ -161,17 +161,6 @@ def test_a_tower_without_a_projection_is_probed_at_its_output(tiny):
     assert torch.equal(F.normalize(encoder.probe_features(images), dim=-1), encoder.encode_image(images))
 
 
-@torch.no_grad()
-def test_a_model_of_timm_is_probed_before_the_projection_behind_it(tiny):
-    pytest.importorskip("timm")
-    vision = {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear"}
-    encoder, images = build(tiny(vision_cfg=vision)).eval(), torch.rand(2, 3, 32, 32)
-    found = encoder.probe_features(images)
-    assert found.shape == (2, 192)
-    projected = F.normalize(encoder.model.visual.head(found), dim=-1)
-    torch.testing.assert_close(projected, encoder.encode_image(images))
-
-
 def test_it_is_judged_without_a_training(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["evaluate", "encoder=open_clip", f"encoder.model={folder[0]}", "evaluator=[retrieval]", "dataset=digits"]
