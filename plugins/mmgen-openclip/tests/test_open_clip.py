@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import mmgen
 from mmgen import cli
-from mmgen.interop.importing import import_weights
 from mmgen.testing import check_encoder, small_batch, small_text_tokenizer
 
 MEAN, DEVIATION = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -138,13 +137,14 @@ def test_with_weights_it_computes_what_open_clip_does(folder, package):
 
 
 @torch.no_grad()
-def test_a_probe_reads_what_it_does_of_the_imported_weights(folder, tmp_path):
+def test_a_probe_reads_what_it_does_of_the_imported_weights(folder, tmp_path, capsys):
     path = folder[0]
     config = json.loads((path / models.CONFIG).read_text())
     config["preprocess_cfg"] = {"mean": MEAN, "std": DEVIATION}
     (path / models.CONFIG).write_text(json.dumps(config))
     vocabulary = Path(models.package().__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
-    import_weights("clip", [path], tmp_path / "clip", vocabulary=str(vocabulary))
+    words = ["import", "clip", str(path), f"to={tmp_path / 'clip'}", f"vocabulary={vocabulary}"]
+    assert cli.main(words) == 0, capsys.readouterr().err
     imported = mmgen.load(str(tmp_path / "clip")).part("encoder")
     encoder = OpenClip(text_tokenizer=None, image_size=32, model=str(path)).eval()
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
