@@ -24,6 +24,7 @@ from mmgen.loading import PARTS
 from mmgen.progress import Bar
 from mmgen.protocols import Needs, TokenDataset
 from mmgen.runs.directory import RunDirectory
+from mmgen.runs.origin import config_of
 from mmgen.text_to_image import TextToImage
 from mmgen.tracking.summary import summary
 
@@ -128,11 +129,14 @@ def _refuse_nothing(findings: dict[str, Any]) -> None:
 
 
 def _recorded(source: Path | None) -> dict[str, Any]:
-    """The config of the run, as far as it is one of `mmgen run`."""
+    """The config of the run; of one of `mmgen train`, that of its stage, and the dataset that the command named."""
     if source is None:
         return {}
     directory = RunDirectory(source)
-    return {} if is_export(source) or not directory.config_file.is_file() else directory.read_config()
+    if is_export(source) or not directory.config_file.is_file():
+        return {}
+    recorded = directory.read_config()
+    return {"dataset": config_of(source).get("dataset"), **recorded}
 
 
 def _chosen(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:

@@ -169,7 +169,7 @@ BAD = [
     (["caption", "red.png", "num_captions=2", "keep=3"], 2, ["cannot keep 3 of 2 captions"]),
     (["caption", "red.png", "top_p=0"], 2, ["top_p is 0.0"]),
     (["caption", "red.png", "out=blue.png"], 2, ["'blue.png' is in use"]),
-    (["evaluate", "run=runs/tiny/generator"], 2, ["no dataset is chosen"]),
+    (["evaluate", "run=runs/tiny/generator"], 2, ["no evaluator is chosen"]),
     (["evaluate", "run=runs/tiny", "evaluator=[redrw]"], 2, ["redraw"]),
     (["evaluate", "run=runs/tiny", "dataset.image_size=24"], 2, ["dataset"]),
     (["evaluate", "run=runs/tiny", "dataset=folder", "dataset.path=pictures", "dataset.image_size=24"], 5,
@@ -321,9 +321,10 @@ def test_the_runs_own_evaluators_find_the_same_again(work, call):
 
 
 def test_a_part_alone_is_judged_as_far_as_it_goes(work, call):
-    arguments = ("dataset=folder", "dataset.path=pictures", "dataset.image_size=16", "out=partly")
-    code, out, err = call("evaluate", "run=runs/tiny/tokenizer", "evaluator=[reconstruction,redraw]", *arguments)
+    code, out, err = call("evaluate", "run=runs/tiny/tokenizer", "evaluator=[reconstruction,redraw]", "out=partly")
     assert code == 0, err
+    judged = json.loads((work / "partly/evaluation.json").read_text())["dataset"]
+    assert judged["path"] == "pictures", "the pictures that it was trained on, where none are named"
     assert "reconstruction/psnr" in out
     assert "redraw stood aside: there is no trained generator and no trained encoder" in out
 
