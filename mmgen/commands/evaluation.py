@@ -309,12 +309,13 @@ class Evaluation:
         return result
 
 
-def note_wanted(result: dict[str, Any], wanted: Mapping[str, float]) -> None:
-    """Writes beside each figure of an evaluation what it should reach, in place of what an earlier start wanted."""
+def note_wanted(result: dict[str, Any], wanted: Mapping[str, float | None]) -> None:
+    """Writes beside each figure of an evaluation what it should reach, in place of what an earlier start wanted; null: it
+    is told among the first, whatever it is."""
     numbers = [number for finding in result["findings"].values() for number in finding["numbers"]]
     for number in numbers:
         number.pop("wanted", None)
-        if wanted.get(number["name"]) is not None:
+        if number["name"] in wanted:
             number["wanted"] = wanted[number["name"]]
     result.pop("wanted_and_not_found", None)
     if lacking := sorted(wanted.keys() - {number["name"] for number in numbers}):

@@ -199,7 +199,7 @@ def _goes_on(name: str) -> Iterator[None]:
         raise Interrupted(number, note) from None
 
 
-def _note_wanted(directory: RunDirectory, wanted: dict[str, float]) -> None:
+def _note_wanted(directory: RunDirectory, wanted: dict[str, float | None]) -> None:
     """What figures should reach may differ between starts: of a run that was judged, this start's counts."""
     before = directory.read_evaluation()
     now = copy.deepcopy(before)

@@ -204,7 +204,9 @@ class RunCommand(Training):
     rivals: dict[str, Any] = _option(
         {}, "by name, further encoders: encoder, task and trainer say what differs, evaluator who judges them too"
     )
-    wanted: dict[str, float] = _option({}, "figures by EVALUATOR/NAME and what they should reach; told first")
+    wanted: dict[str, float | None] = _option(
+        {}, "figures by EVALUATOR/NAME and what they should reach; told first. null: told first whatever they are"
+    )
     tokenizer_from: str | None = _option(None, "a run or an export whose image tokenizer is copied, and none trained")
     generator_from: str | None = _option(None, "a run or an export whose generator is copied, with its tokenizer_from")
     encoder_from: str | None = _option(None, "a run or an export whose encoder is copied, and none trained")

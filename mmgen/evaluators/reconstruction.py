@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from mmgen.evaluators.kmeans import PatchCodes
+from mmgen.evaluators.kmeans import MAX_PICTURES, PatchCodes
 from mmgen.images import grid
 from mmgen.protocols import Evidence, Finding, Findings, Needs, Setting
 
 SHOWN = 12  # pictures in the grid
+MAX_ENCODED = 20_000  # training pictures that tell which codes are used
+ENCODED_AT_ONCE = 1_024
 COLLAPSED = 0.05  # a perplexity under this share of the codebook is a collapse
 
 
@@ -69,7 +73,7 @@ class Reconstruction:
             return None
         patch = (size[0] // codes[0], size[1] // codes[1])
         if self._codes is None:
-            trained = setting.all_images[setting.train_positions]
+            trained = setting.all_images[_some(setting.train_positions, MAX_PICTURES)]
             self._codes = PatchCodes.fit(trained, centres=setting.codebook_size, patch=patch)
         return self._codes
 
@@ -77,9 +81,14 @@ class Reconstruction:
         """How often each code is used: by the training pictures where they are at hand, or else by those judged."""
         setting = self._setting
         if setting.all_images is None or setting.encode_images is None or not setting.train_positions:
-            return self._counts, "judged"
-        indices = setting.encode_images(setting.all_images[setting.train_positions])
-        return torch.bincount(indices.cpu().flatten(), minlength=len(self._counts)), "training"
+            return self._counts, "the judged pictures"
+        positions = _some(setting.train_positions, MAX_ENCODED)
+        counts = torch.zeros_like(self._counts)
+        for part in positions.split(ENCODED_AT_ONCE):
+            indices = setting.encode_images(setting.all_images[part])
+            counts += torch.bincount(indices.cpu().flatten(), minlength=len(counts))
+        few = len(positions) < len(setting.train_positions)
+        return counts, f"{len(positions):,} of the training pictures" if few else "the training pictures"
 
     def compute(self) -> Findings:
         """The means over all pictures since `begin`."""
@@ -95,7 +104,7 @@ class Reconstruction:
         counts, whose = self._used()
         probs = counts[counts > 0] / counts.sum()
         perplexity = (-(probs * probs.log()).sum()).exp().item()
-        size = f"of {len(counts)} codes, over the {whose} pictures"
+        size = f"of {len(counts)} codes, over {whose}"
         if perplexity < COLLAPSED * len(counts):
             size += f": the codebook has collapsed; {self._setting.collapse_advice or 'lower task.optimizer.lr'}"
         numbers += [
@@ -112,6 +121,14 @@ class Reconstruction:
         return Findings(
             numbers, pictures={"Originals above, reconstructions below": picture}, depends_on=("dataset", "tokenizer")
         )
+
+
+def _some(positions: Sequence[int], most: int) -> Tensor:
+    """All of the positions, or so many of them by chance, the same ones always."""
+    chosen = torch.tensor(list(positions))
+    if len(chosen) <= most:
+        return chosen
+    return chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:most]]
 
 
 def psnr(images: Tensor, others: Tensor) -> Tensor:

@@ -63,6 +63,10 @@ class Judgements:
             every = right.double().mean().item()
             note = f"the same of one drawing, unranked: the mean over all {n}; n counts captions; {self._beside(None)}"
             numbers.append(Finding("scene_judge/right_unranked", every, len(right), "%", note=note))
+            perfect = right.any(1).double().mean().item()
+            gain = right[:, 0].double().mean().item() - every
+            note = f"{best} over one drawing, in points of a hundred; a perfect ranker's is {100 * (perfect - every):.1f}"
+            numbers.append(Finding("scene_judge/gain", 100 * gain, len(right), "points", note=note))
         for name in ATTRIBUTES:
             if marks := _marks(self.best, name):
                 # The things of a drawing are no independent cases: the interval is that of so many drawings.

@@ -71,9 +71,13 @@ def sheet_of(drawings: Sequence[Judged]) -> Tensor:
 
 
 def failures_of(drawings: Sequence[Judged]) -> Tensor:
-    """A row for each: the caption, the true picture and the drawing."""
+    """The caption, the true picture and the drawing of each (3,H',W'), in two columns: one would be too tall for a page."""
     rows = [(each.caption, [_enlarged(each.image), _enlarged(each.drawn)]) for each in drawings]
-    return sheet(rows, headers=["true", "drawn"])
+    half = -(-len(rows) // 2)
+    columns = [sheet(part, headers=["true", "drawn"]) for part in (rows[:half], rows[half:]) if part]
+    height = max(column.shape[1] for column in columns)
+    ground = float(columns[0][0, 0, 0])
+    return torch.cat([F.pad(column, (0, 0, 0, height - column.shape[1]), value=ground) for column in columns], dim=2)
 
 
 def _enlarged(image: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from mmgen.scenes.description import (
 )
 from mmgen.scenes.heldout import broken_rules
 from mmgen.scenes.layout import Layout, draw_layout
-from mmgen.scenes.words import words
+from mmgen.scenes.words import words, words_trained_inside_others
 
 ANIMAL_SHARE = 0.5  # of the hybrids have parts that together have a name
 ANIMAL_SETS = 6  # which come first in PART_SETS
@@ -97,8 +97,9 @@ def layout_for(scene: Scene, dice: Dice) -> Layout:
 
 
 def _misses(scene: Scene, rule: str | None) -> bool:
-    # What is redrawn is the second thing: that is the one which has to be new.
-    return rule == "thing" and isinstance(scene, Corner) and not broken_rules(Object(scene.second))
+    if isinstance(scene, Corner):  # what is redrawn is the second thing: that is the one which has to be new
+        return rule == "thing" and not broken_rules(Object(scene.second))
+    return rule == "word" and isinstance(scene, Word) and scene.letters in words_trained_inside_others()
 
 
 def _background(dice: Dice, backgrounds: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 Consonant and vowel take turns (KO, AN, MIB, LUVA); which of all such words are taken is drawn by their hash, so that
 the list is the same everywhere. A tenth of those of three and four letters is never trained on; every letter of such a
-word is trained on in its place, and every two neighbours are trained on in some word.
+word is trained on in its place, and every two neighbours are trained on in some word. Of those that are held out, the few
+that stand whole inside a trained one are not asked for either.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def held_out_words() -> frozenset[str]:
             for piece in pieces:
                 counts[piece] -= 1
     return frozenset(held)
+
+
+@cache
+def words_trained_inside_others() -> frozenset[str]:
+    """Held-out words that stand whole inside a trained one, as QIT does in QITO: nobody is asked for them."""
+    held = held_out_words()
+    trained = [word for word in words() if word not in held]
+    return frozenset(word for word in held if any(word in other for other in trained))
 
 
 def _pieces(word: str) -> list[tuple[object, ...]]:

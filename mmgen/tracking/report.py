@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from mmgen.files import write_atomic
 from mmgen.tracking.album import Album
-from mmgen.tracking.charts import number, share_bar
-from mmgen.tracking.curves import attention_of, codebook_of, stage_curves
+from mmgen.tracking.charts import Series, line_chart, number, share_bar
+from mmgen.tracking.curves import Curve, attention_of, codebook_of, stage_curves
 from mmgen.tracking.run_files import (
     PART_NAMES,
     PARTS,
@@ -55,6 +55,20 @@ class Table:
     columns: list[Column]
     rows: list[dict[str, Any]]
     more: int
+
+    @property
+    def curve(self) -> Curve | None:
+        """A chart of a table over N, such as the best of N drawings: a line for each column of shares, two at most."""
+        shares = [column.name for column in self.columns if column.is_percent][:2]
+        if self.columns[0] != Column("N", is_number=True) or len(self.rows) < 3:
+            return None
+        series = [
+            Series(name, style, [(row["N"], row[name]) for row in self.rows if finite(row.get(name)) is not None])
+            for name, style in zip(shares, ("train", "val"), strict=False)
+        ]
+        series = [one for one in series if one.points]
+        legend = [(one.name, one.style, number(one.last)) for one in series]
+        return Curve(self.title, line_chart(self.title, series, over="N"), legend)
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -102,7 +116,7 @@ def _contents(run: RunFiles, album: Album) -> dict[str, Any]:
             (f"{evaluation.label}: {figure.label}", figure)
             for evaluation in run.evaluations
             for figure in evaluation.figures
-            if figure.wanted is not None
+            if figure.told_first
         ],
         "not_found": items(run.evidence.get("wanted_and_not_found")),
         "failed": part_of(run.evidence, "failed"),

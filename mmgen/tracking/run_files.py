@@ -70,6 +70,7 @@ class Figure:
     chance: float | None = None
     note: str = ""
     wanted: float | None = None
+    told_first: bool = False
 
     @property
     def reached(self) -> bool:
@@ -272,4 +273,5 @@ def _figure(number: Mapping[str, Any]) -> Figure:
         chance=finite(number.get("chance")),
         note=str(number.get("note") or ""),
         wanted=finite(number.get("wanted")),
+        told_first="wanted" in number,
     )

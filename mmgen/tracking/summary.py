@@ -24,7 +24,7 @@ def summary(run_dir: str | Path, width: int = 100) -> str:
     figures = [figure for evaluation in run.evaluations for figure in evaluation.figures]
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False, emoji=False)
-    wanted = [figure for figure in figures if figure.wanted is not None]
+    wanted = [figure for figure in figures if figure.told_first]
     if figures:
         console.print(_table(wanted or figures))
     if wanted and len(figures) > len(wanted):
@@ -40,7 +40,7 @@ def summary(run_dir: str | Path, width: int = 100) -> str:
 
 
 def _table(figures: list[Figure]) -> Table:
-    goals = any(figure.wanted is not None for figure in figures)
+    goals = any(figure.told_first for figure in figures)
     names = ["what", "value", "95 % interval", "n", "chance", *(["wanted", ""] if goals else []), "note"]
     table = Table(*names, box=None, pad_edge=False)
     for column in table.columns[:-1]:

@@ -160,3 +160,24 @@ def test_what_it_asks_for():
     assert not Reconstruction(baseline=False).needs.all_pictures
     assert Reconstruction(split="x", max_pictures=7).needs.split == "x"
     assert Reconstruction(max_pictures=7).needs.max_pictures == 7
+
+
+def test_of_many_training_pictures_some_are_encoded_few_at_a_time(monkeypatch):
+    from mmgen.evaluators import reconstruction
+
+    monkeypatch.setattr(reconstruction, "MAX_ENCODED", 50)
+    monkeypatch.setattr(reconstruction, "ENCODED_AT_ONCE", 16)
+    asked = []
+
+    def encode(images):
+        asked.append(len(images))
+        return torch.zeros(len(images), 2, 2, dtype=torch.long)
+
+    images = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    evaluator = Reconstruction("val")
+    evaluator.begin(Setting("val", all_images=images, train_positions=range(70), codebook_size=4, encode_images=encode))
+    evaluator.update(Evidence([], images[70:], indices=encode(images[70:]), reconstructions=images[70:]))
+    asked.clear()
+    notes = {number.name: number.note for number in evaluator.compute().numbers}
+    assert asked == [16, 16, 16, 2]
+    assert "over 50 of the training pictures" in notes["reconstruction/codebook_usage"]
