@@ -310,8 +310,8 @@ class Evaluation:
 
 
 def note_wanted(result: dict[str, Any], wanted: Mapping[str, float | None]) -> None:
-    """Writes beside each figure of an evaluation what it should reach, in place of what an earlier start wanted; null: it
-    is told among the first, whatever it is."""
+    """Writes beside each figure of an evaluation what it should reach, in place of what an earlier start wanted; null
+    where it is only told among the first."""
     numbers = [number for finding in result["findings"].values() for number in finding["numbers"]]
     for number in numbers:
         number.pop("wanted", None)

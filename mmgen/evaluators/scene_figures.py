@@ -65,7 +65,7 @@ class Judgements:
             numbers.append(Finding("scene_judge/right_unranked", every, len(right), "%", note=note))
             perfect = right.any(1).double().mean().item()
             gain = right[:, 0].double().mean().item() - every
-            note = f"{best} over one drawing, in points of a hundred; a perfect ranker's is {100 * (perfect - every):.1f}"
+            note = f"{best} over one drawing, of a hundred; a perfect ranker's is {100 * (perfect - every):.1f}"
             numbers.append(Finding("scene_judge/gain", 100 * gain, len(right), "points", note=note))
         for name in ATTRIBUTES:
             if marks := _marks(self.best, name):

@@ -71,7 +71,7 @@ def sheet_of(drawings: Sequence[Judged]) -> Tensor:
 
 
 def failures_of(drawings: Sequence[Judged]) -> Tensor:
-    """The caption, the true picture and the drawing of each (3,H',W'), in two columns: one would be too tall for a page."""
+    """The caption, the true picture and the drawing of each (3,H',W'), in two columns: one would be too tall."""
     rows = [(each.caption, [_enlarged(each.image), _enlarged(each.drawn)]) for each in drawings]
     half = -(-len(rows) // 2)
     columns = [sheet(part, headers=["true", "drawn"]) for part in (rows[:half], rows[half:]) if part]

@@ -2,8 +2,8 @@
 
 Consonant and vowel take turns (KO, AN, MIB, LUVA); which of all such words are taken is drawn by their hash, so that
 the list is the same everywhere. A tenth of those of three and four letters is never trained on; every letter of such a
-word is trained on in its place, and every two neighbours are trained on in some word. Of those that are held out, the few
-that stand whole inside a trained one are not asked for either.
+word is trained on in its place, and every two neighbours are trained on in some word. Of those that are held out, the
+few that stand whole inside a trained one are not asked for either.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@ import torch
 
 from mmgen.data.scenes import Scenes
 from mmgen.evaluators.scene_judge import SceneJudge
-from mmgen.evaluators.scene_sheets import FRAME, GREEN, RED
+from mmgen.evaluators.scene_sheets import FRAME, GREEN, RED, failures_of, judged
 from mmgen.protocols import Evidence, Setting
 from mmgen.scenes.description import Corner, Object, Pair, Thing, Transformation, to_json
 from mmgen.scenes.drawing import draw
 from mmgen.scenes.layout import draw_layout
 from mmgen.scenes.lexicon import thing
+from mmgen.scenes.reading import Reading
 
 
 def picture(scene):
@@ -63,6 +64,7 @@ def test_shares_are_those_of_right_drawings(objects, number):
     assert found == {
         "right": (0.5, 4, "%"),
         "right_unranked": (pytest.approx(4 / 12), 4, "%"),
+        "gain": (pytest.approx(100 * (6 / 12 - 4 / 12)), 4, "points"),
         "shape": (0.75, 4, "%"),
         "colour": (0.75, 4, "%"),
         "background": (1, 4, "%"),
@@ -71,6 +73,7 @@ def test_shares_are_those_of_right_drawings(objects, number):
         "noisy": (1, 4, "%"),
         "reconstructions": (1, 4, "%"),
     }
+    assert number(findings, "scene_judge/gain").note.endswith(f"a perfect ranker's is {100 * (9 / 12 - 4 / 12):.1f}")
     right = number(findings, "scene_judge/right")
     assert "the best of 3 by the encoder, of some" in right.note
     assert "the judge on true pictures 100.0%, noisy ones 100.0%, reconstructions 100.0%" in right.note
@@ -88,6 +91,16 @@ def test_shares_are_those_of_right_drawings(objects, number):
         ("a circle", "a red circle", "colour"),
         ("a star", "a red cross", "shape"),
     }
+
+
+def test_failures_stand_in_two_columns_that_a_page_can_show(objects):
+    wrong = other(Thing("cross", "green"))
+    many = [{**objects[i % 4], "id": f"{i}"} for i in range(24)]
+    findings = judge(SceneJudge(drawings=1), many, torch.stack([wrong] * 24)[:, None])
+    failures = findings.pictures["Not all right, chosen by the seed"]
+    assert max(failures.shape[1:]) <= 2160, "the report embeds no more pixels a side, and halves what is larger"
+    alone = failures_of([judged("1", "a cross", wrong, wrong, Reading(None, None, 0.0, (), ()), None, False)])
+    assert failures.shape[2] == 2 * alone.shape[2]
 
 
 def test_the_frames_tell_the_verdicts(objects):

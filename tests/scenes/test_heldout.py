@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from mmgen.data.scenes import Scenes
 from mmgen.scenes.description import (
     COLOURS,
     PARTS,
@@ -23,7 +24,7 @@ from mmgen.scenes.heldout import (
     is_held_out,
 )
 from mmgen.scenes.sampling import SPLITS, Dice, scene_of
-from mmgen.scenes.words import held_out_words, words
+from mmgen.scenes.words import held_out_words, words, words_trained_inside_others
 
 
 def test_the_tables_are_balanced():
@@ -76,3 +77,14 @@ def test_each_split_breaks_its_own_rule_and_no_other():
         for i in range(50):
             assert broken_rules(scene_of(kind, Dice(f"{kind}/{i}"), rule)) == ({rule} if rule else set())
             assert not is_held_out(scene_of(kind, Dice(f"{kind}/{i}")))
+
+
+def test_no_word_that_is_asked_for_stands_inside_a_trained_one():
+    inside, held = words_trained_inside_others(), held_out_words()
+    assert {"QIT", "ZAK"} <= inside < held
+    trained = [word for word in words() if word not in held]
+    assert not [word for word in held - inside if any(word in other for other in trained)]
+    dataset = Scenes(kinds=["word"], num_samples=10, num_val=10, num_heldout=400)
+    asked = {dataset.scene(i)[0].letters for i in dataset.splits["heldout_words"]}
+    assert asked <= held - inside
+    assert len(asked) > 90

@@ -311,6 +311,7 @@ def test_what_should_be_reached_stands_first(run: Path) -> None:
     found = json.loads((run / "evaluation.json").read_text())
     finding = next(one for one in found["findings"].values() if len(one["numbers"]) > 1)
     assert "What should be reached" not in write_report(run).read_text()
+    finding["numbers"][0]["wanted"] = None
     finding["numbers"][1]["wanted"] = 1e9
     found["wanted_and_not_found"] = ["other/right"]
     (run / "evaluation.json").write_text(json.dumps(found))
@@ -318,7 +319,20 @@ def test_what_should_be_reached_stands_first(run: Path) -> None:
     first = page[page.index("What should be reached") : page.index("</tbody>")]
     assert "✗ wanted" in first
     assert "other/right" in first
+    assert first.count("<tr>") == 3, "one with nothing to reach, one that is missed, one that nobody found"
     assert page.count("✗ wanted") == 2, "and once more in its place"
+
+
+def test_a_table_over_n_has_a_chart(run: Path) -> None:
+    evidence = json.loads((run / "evaluation.json").read_text())
+    finding = next(iter(evidence["findings"].values()))
+    rows = [{"N": n, "ranked %": 10.0 * n, "by a perfect ranker %": 20.0 * n} for n in (1, 2, 4)]
+    others = {"two rows": rows[:2], "another": [{"steps": n, "a %": n} for n in (1, 2, 3)]}
+    finding["tables"] = {"the best of N": rows, **others}
+    (run / "evaluation.json").write_text(json.dumps(evidence))
+    page = write_report(run).read_text()
+    charts = re.findall(r'aria-label="([^"]*) over N[^"]*: ([^"]*)"', page)
+    assert charts == [("the best of N", "ranked % ends at 40; by a perfect ranker % ends at 80")]
 
 
 def test_tables_keep_what_only_later_rows_have(run: Path) -> None:
