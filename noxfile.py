@@ -6,6 +6,7 @@ mmgen and its plugins require is installed once, in .nox/required, which the ses
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def install(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything but what takes minutes, by two processes; a file's tests, which share fixtures, stay together."""
+    """Everything but what takes minutes, by two to six processes; a file's tests, which share fixtures, stay together."""
     see_required(session)
     install(session)
-    parallel = ("-n", "2", "--dist", "loadfile")
+    parallel = ("-n", str(min(max(os.cpu_count() or 2, 2), 6)), "--dist", "loadfile")
     session.run("pytest", *parallel, *(session.posargs or TESTS), env={**ENV, "OMP_NUM_THREADS": "1"})
 
 

@@ -187,6 +187,7 @@ class Pairs(list):
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_s_validation_searches_the_pictures_of_all_processes(tmp_path):
     """Eleven pictures, so that one comes twice for the second process to have as many."""
     (tmp_path / "pairs.py").write_text(PAIRS)

@@ -148,6 +148,7 @@ def test_an_origin_keeps_its_first_start_and_adds_those_that_differ(tmp_path: Pa
     assert [one["machine"]["threads"] for one in found["sessions"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_listed_by_what_is_light(tmp_path: Path):
     """Each with three stages, rows, pictures, an evaluation, and a config of the size of the quick start's;
     `benchmarks/use.py` measures the seconds."""
