@@ -291,3 +291,41 @@ def test_a_vocabulary_of_other_weights(refused):
     assert "other weights" in refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])
     Path("text_tokenizer.json").write_text(text[:-9])
     refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])
+
+
+@pytest.mark.parametrize("form", ["open_clip", "hugging face"])
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
+def test_ids_of_text_beside_merges_that_make_others(refused, form, name):
+    if form == "open_clip":
+        clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    else:
+        make_hugging_face().save_pretrained("hub")
+        clip_files.save_vocabulary(Path("hub"), "merges.txt")
+    clip_files.save_ids(Path("hub"), name, permuted=True)
+    for arguments in (["hub"], ["hub", "vocabulary=vocabulary.txt.gz"]):
+        err = refused(*arguments)
+        assert "error[MMG-K02]" in err
+        assert f"hub/{name} does not number pieces of text as" in err
+        assert "'th' has the id 514, and by the merges 512" in err
+        assert "vocabulary" in err
+    weights = next(Path("hub").glob("*.safetensors"))
+    config = next(Path("hub").glob("*config.json"))
+    err = refused(str(weights), str(config), "hub/merges.txt", f"hub/{name}")  # named one by one
+    assert "'th' has the id 514" in err
+
+
+def test_ids_of_text_in_two_files_that_differ(refused):
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    clip_files.save_ids(Path("hub"), "tokenizer.json")
+    clip_files.save_ids(Path("hub"), "vocab.json", permuted=True)
+    Path("hub/merges.txt").unlink()
+    assert "hub/vocab.json does not number pieces of text as hub/tokenizer.json does" in refused("hub")
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "[]", "{", '{"a":' * 5_000, '{"model": {"vocab": []}}', "\xff"])
+def test_ids_of_text_that_are_none(refused, text):
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    for name in ("vocab.json", "tokenizer.json"):
+        Path("hub", name).write_text(text, encoding="latin-1")
+        assert name in refused("hub")
+        Path("hub", name).unlink()
