@@ -274,6 +274,35 @@ def test_a_config_of_a_model_that_ours_cannot_be(refused, side, key, value):
     assert key in err
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resize_mode", "squash"),
+        ("resize_mode", "longest"),
+        ("resize_mode", 3),
+        ("interpolation", "bilinear"),
+        ("interpolation", ["bicubic"]),
+    ],
+)
+def test_pictures_that_open_clip_resizes_otherwise(refused, key, value):
+    config = clip_files.open_clip_config("vit", "quick_gelu")
+    config["preprocess_cfg"][key] = value
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), config)
+    err = refused("hub")
+    assert "error[MMG-K02]" in err
+    assert f"preprocess_cfg.{key} is {value!r}" in err
+
+
+@pytest.mark.parametrize(("key", "value"), [("do_center_crop", False), ("resample", 2), ("resample", "bilinear")])
+def test_pictures_that_hugging_face_resizes_otherwise(refused, key, value):
+    make_hugging_face().save_pretrained("folder")
+    clip_files.save_vocabulary(Path("folder"), "merges.txt")
+    Path("folder/preprocessor_config.json").write_text(json.dumps({key: value}))
+    err = refused("folder")
+    assert "error[MMG-K02]" in err
+    assert key in err
+
+
 @pytest.mark.parametrize("data", [PAGE, b"", b"\x1f\x8b\x08", b"#version: 0.2\nt h e\n", b"#version: 0.2\nx\xff y\n"])
 def test_a_vocabulary_that_is_none(refused, data):
     torch.save(make_open_clip().state_dict(), "weights.pt")
