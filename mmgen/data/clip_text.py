@@ -29,6 +29,7 @@ _PUBLISHED_MERGES = 49152 - 256 - 2  # what the published file's reader takes of
 _PUBLISHED_SHA256 = "66e3e95d342fce38063fd91c8ff3b3f2a75793db89a0416157bcc59e3812ab73"  # of them as JSON
 _MAX_MERGES = 1 << 20
 _MAX_FILE = 64 << 20
+_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RecursionError)
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 Pair = tuple[str, str]
@@ -86,18 +87,11 @@ class ClipTextTokenizer:
             ConfigError: there is no such file, or it holds no such vocabulary.
         """
         try:
-            with open(path, "rb") as plain:
-                data = plain.read(_MAX_FILE + 1)
-            if data[:2] == b"\x1f\x8b":
-                with gzip.open(path) as file:
-                    data = file.read(_MAX_FILE + 1)
-            if len(data) > _MAX_FILE:
-                raise ValueError(f"it is larger than {_MAX_FILE >> 20} MiB")
-            text = data.decode("utf-8")
+            text = _text_of(path)
             found = cls(_merges_in(text), context_length)
             found._hold_ids(_ids_in(text))
             return found
-        except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise ConfigError(
                 f"{quoted(str(path))} is no vocabulary of CLIP's text tokenizer",
                 code="MMG-C34",
@@ -106,12 +100,26 @@ class ClipTextTokenizer:
                 fix="task.text_tokenizer.vocabulary=bpe_simple_vocab_16e6.txt.gz, as in the repository openai/CLIP",
             ) from error
 
+    def hold_ids_of(self, path: str | Path) -> None:
+        """Holds the ids that a `vocab.json` or a `tokenizer.json` gives against those that the merges make.
+
+        Raises:
+            ValueError: one differs, or the file holds no ids.
+        """
+        try:
+            text = _text_of(path)
+            if not text.lstrip().startswith("{"):
+                raise ValueError("it is no object of ids")
+            self._hold_ids(_ids_in(text))
+        except _UNREADABLE as error:
+            raise ValueError(str(error)) from error
+
     def _hold_ids(self, ids: Mapping[str, object]) -> None:
         """Raises ValueError where a file gives a piece or a mark another id than the merges do."""
         ours = {piece: i for i, piece in enumerate((*_pieces(self.merges), *MARKS))}
         for piece, i in ids.items():
             if ours.get(piece) != i:
-                raise ValueError(f"{quoted(piece)} has the id {i}, and by the merges {ours.get(piece)}")
+                raise ValueError(f"{quoted(piece)} has the id {quoted(i, 60)}, and by the merges {ours.get(piece)}")
 
     def encode(self, captions: Sequence[str], keys: Sequence[int] | None = None) -> Tensor:
         """Captions to ids (B,T) long; longer ones are cut, with the mark after them kept, and counted in `truncated`.
@@ -212,6 +220,18 @@ def _mended(caption: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip().lower()
 
 
+def _text_of(path: str | Path) -> str:
+    """What a file says, unpacked if it is by gzip. Raises one of `_UNREADABLE`."""
+    with open(path, "rb") as plain:
+        data = plain.read(_MAX_FILE + 1)
+    if data[:2] == b"\x1f\x8b":
+        with gzip.open(path) as file:
+            data = file.read(_MAX_FILE + 1)
+    if len(data) > _MAX_FILE:
+        raise ValueError(f"it is larger than {_MAX_FILE >> 20} MiB")
+    return data.decode("utf-8")
+
+
 def _merges_in(text: str) -> list[Pair]:
     """The merges of a file in one of the three forms."""
     if text.lstrip().startswith("{"):
@@ -223,10 +243,12 @@ def _merges_in(text: str) -> list[Pair]:
 
 
 def _ids_in(text: str) -> dict[str, object]:
-    """The ids that a file in JSON gives, marks included; none of the other forms, whose ids are their lines."""
+    """The ids that a file in JSON gives, marks included; none of the lists of merges, whose ids are their lines."""
     if not text.lstrip().startswith("{"):
         return {}
     content = json.loads(text)
+    if not isinstance(content.get("model"), dict):  # a `vocab.json`, in which "model" may be a piece
+        return dict(content)
     ids = content["model"].get("vocab", {})
     if not isinstance(ids, dict):
         raise ValueError("its ids must be an object")

@@ -69,6 +69,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 VOCABULARIES = (TEXT_TOKENIZER, "merges.txt", "tokenizer.json", VOCABULARY, VOCABULARY.removesuffix(".gz"))
+WITH_IDS = ("tokenizer.json", "vocab.json")  # say the ids too, and may say others than the merges beside them make
 TOLERANCE = 1e-5
 
 
@@ -88,7 +89,8 @@ def files_in(folder: Path) -> list[Path]:
         )
     vocabulary = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     beside = [folder / name for name in CONFIGS if (folder / name).is_file()]
-    return [path for path in (weights, *beside, vocabulary) if path is not None]
+    with_ids = [folder / name for name in WITH_IDS if (folder / name).is_file() and folder / name != vocabulary]
+    return [path for path in (weights, *beside, vocabulary, *with_ids) if path is not None]
 
 
 def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
@@ -132,7 +134,9 @@ def plan(archives: Archives, extra: Sequence[Path], asked: Asked) -> Plan:
         )
         if not known
     ]
-    text_tokenizer = _text_tokenizer(archive, _vocabulary(extra, asked.vocabulary), rows, length)
+    vocabulary = _vocabulary(extra, asked.vocabulary)
+    text_tokenizer = _text_tokenizer(archive, vocabulary, rows, length)
+    _hold_ids(text_tokenizer, vocabulary, extra)
     spare: frozenset[str] = frozenset()
     if options["image_tower"] == "resnet":
         norms = (name.removesuffix("running_mean") for name in shapes if name.endswith("running_mean"))
@@ -153,7 +157,8 @@ def _sizes(options: Mapping[str, Any], image_size: int, rows: int, length: int) 
 
 def _told(archive: Archive | Sharded, extra: Sequence[Path], theirs: bool, options: Mapping[str, Any]) -> Told:
     """What the configs say; OpenAI's own archives need none."""
-    named = {path.name: path for path in extra if path.suffix == ".json" and path.name not in VOCABULARIES}
+    of_text = (*VOCABULARIES, *WITH_IDS)
+    named = {path.name: path for path in extra if path.suffix == ".json" and path.name not in of_text}
     pixels = named.pop("preprocessor_config.json", None)
     if theirs:
         path = named.get("config.json") or next(iter(named.values()), None)
@@ -301,6 +306,30 @@ def _text_tokenizer(archive: Archive | Sharded, path: Path, rows: int, length: i
             fix="vocabulary=FILE of the text tokenizer that they were trained with",
         )
     return found
+
+
+def _hold_ids(text_tokenizer: AnyTextTokenizer, path: Path, extra: Sequence[Path]) -> None:
+    """Holds the ids of files beside the vocabulary against its own: as many of another order would fit the weights.
+
+    Raises:
+        CheckpointError: MMG-K02, they differ.
+    """
+    if not isinstance(text_tokenizer, ClipTextTokenizer):
+        return
+    for other in extra:
+        if other.name not in WITH_IDS or other == path:
+            continue
+        try:
+            text_tokenizer.hold_ids_of(other)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{other} does not number pieces of text as {path} does",
+                code="MMG-K02",
+                where="vocabulary",
+                why=str(error),
+                fix="import weights whose ids are those that their merges make; or, if these are and that file is not "
+                f"theirs, name the files without it: mmgen import clip WEIGHTS CONFIG {path} to=DIR",
+            ) from None
 
 
 def _written(path: Path) -> AnyTextTokenizer:

@@ -1,5 +1,5 @@
-"""What the JSON files beside CLIP's weights say that the weights do not: the activation, heads, and how pixels are
-normalised. What mmgen has no counterpart of is refused, since nothing in the weights would show it."""
+"""What the JSON files beside CLIP's weights say that the weights do not: the activation, heads, how pixels are
+normalised and pictures resized. What mmgen has no counterpart of is refused, since no weight would show it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ _HAS_TO_BE: dict[str, dict[str, Any]] = {
     "vision": {"pool_type": "tok", "pos_embed_type": "learnable", "mlp_ratio": 4.0},
     "text": {"pool_type": "argmax", "proj_type": "linear", "pad_id": 0, "mlp_ratio": 4.0},
 }
+# The shorter side is resized and the middle cropped, here and where a config says nothing. Bicubic passes: mmgen's own
+# filter, Lanczos, is as sharp.
+_RESIZED = {"resize_mode": "shortest", "interpolation": "bicubic"}
+_BICUBIC = 3  # in Pillow, whose numbers transformers' configs have
 
 
 @dataclass
@@ -107,6 +111,9 @@ def open_clip_config(path: Path) -> Told:
     }
     pictures = content.get("preprocess_cfg")
     if isinstance(pictures, dict):
+        for key, wanted in _RESIZED.items():
+            if pictures.get(key) not in (None, wanted):
+                raise unlike(path, f"preprocess_cfg.{key} is {quoted(pictures[key], 60)}")
         told.options |= _pixels(path, pictures.get("mean"), pictures.get("std"))
     return told
 
@@ -169,11 +176,14 @@ def preprocessor_config(path: Path) -> dict[str, Any]:
     """What `preprocessor_config.json` says of pixels, as an option of `clip`.
 
     Raises:
-        CheckpointError: they are normalised in a way that mmgen has not.
+        CheckpointError: they are normalised, cropped or resized in a way that mmgen has not.
     """
     content = read_json(path)
-    if content.get("do_normalize") is False:
-        raise unlike(path, "do_normalize is false")
+    for key in ("do_normalize", "do_center_crop"):
+        if content.get(key) is False:
+            raise unlike(path, f"{key} is false")
+    if content.get("resample") not in (None, _BICUBIC):
+        raise unlike(path, f"resample is {quoted(content['resample'], 60)}")
     return _pixels(path, content.get("image_mean"), content.get("image_std"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from mmgen.data.clip_text import ClipTextTokenizer
 from tests.models.open_clip_models import open_clip
 
 CONTEXT, IDS = 9, 2 * 256 + 4 + 2
@@ -57,6 +58,17 @@ def save_vocabulary(directory: Path, name: str = "vocabulary.txt.gz") -> str:
     data = text.encode()
     (directory / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return name
+
+
+def save_ids(directory: Path, name: str, *, permuted: bool = False) -> None:
+    """The folder's `merges.txt` as `vocab.json` or `tokenizer.json`; permuted, two pieces have each other's ids."""
+    content = json.loads(ClipTextTokenizer.from_file(directory / "merges.txt", CONTEXT).to_hugging_face())
+    ids = content["model"]["vocab"]
+    if permuted:
+        ids["th"], ids["ca"] = ids["ca"], ids["th"]
+    if name == "vocab.json":
+        content = {**ids, **{token["content"]: token["id"] for token in content["added_tokens"]}}
+    (directory / name).write_text(json.dumps(content))
 
 
 def save_archive(model: Any, path: Path, half: bool = True) -> None:

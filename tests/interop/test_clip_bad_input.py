@@ -274,6 +274,35 @@ def test_a_config_of_a_model_that_ours_cannot_be(refused, side, key, value):
     assert key in err
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resize_mode", "squash"),
+        ("resize_mode", "longest"),
+        ("resize_mode", 3),
+        ("interpolation", "bilinear"),
+        ("interpolation", ["bicubic"]),
+    ],
+)
+def test_pictures_that_open_clip_resizes_otherwise(refused, key, value):
+    config = clip_files.open_clip_config("vit", "quick_gelu")
+    config["preprocess_cfg"][key] = value
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), config)
+    err = refused("hub")
+    assert "error[MMG-K02]" in err
+    assert f"preprocess_cfg.{key} is {value!r}" in err
+
+
+@pytest.mark.parametrize(("key", "value"), [("do_center_crop", False), ("resample", 2), ("resample", "bilinear")])
+def test_pictures_that_hugging_face_resizes_otherwise(refused, key, value):
+    make_hugging_face().save_pretrained("folder")
+    clip_files.save_vocabulary(Path("folder"), "merges.txt")
+    Path("folder/preprocessor_config.json").write_text(json.dumps({key: value}))
+    err = refused("folder")
+    assert "error[MMG-K02]" in err
+    assert key in err
+
+
 @pytest.mark.parametrize("data", [PAGE, b"", b"\x1f\x8b\x08", b"#version: 0.2\nt h e\n", b"#version: 0.2\nx\xff y\n"])
 def test_a_vocabulary_that_is_none(refused, data):
     torch.save(make_open_clip().state_dict(), "weights.pt")
@@ -291,3 +320,41 @@ def test_a_vocabulary_of_other_weights(refused):
     assert "other weights" in refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])
     Path("text_tokenizer.json").write_text(text[:-9])
     refused("weights.pt", "text_tokenizer.json", *GIVEN[1:])
+
+
+@pytest.mark.parametrize("form", ["open_clip", "hugging face"])
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json"])
+def test_ids_of_text_beside_merges_that_make_others(refused, form, name):
+    if form == "open_clip":
+        clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    else:
+        make_hugging_face().save_pretrained("hub")
+        clip_files.save_vocabulary(Path("hub"), "merges.txt")
+    clip_files.save_ids(Path("hub"), name, permuted=True)
+    for arguments in (["hub"], ["hub", "vocabulary=vocabulary.txt.gz"]):
+        err = refused(*arguments)
+        assert "error[MMG-K02]" in err
+        assert f"hub/{name} does not number pieces of text as" in err
+        assert "'th' has the id 514, and by the merges 512" in err
+        assert "vocabulary" in err
+    weights = next(Path("hub").glob("*.safetensors"))
+    config = next(Path("hub").glob("*config.json"))
+    err = refused(str(weights), str(config), "hub/merges.txt", f"hub/{name}")  # named one by one
+    assert "'th' has the id 514" in err
+
+
+def test_ids_of_text_in_two_files_that_differ(refused):
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    clip_files.save_ids(Path("hub"), "tokenizer.json")
+    clip_files.save_ids(Path("hub"), "vocab.json", permuted=True)
+    Path("hub/merges.txt").unlink()
+    assert "hub/vocab.json does not number pieces of text as hub/tokenizer.json does" in refused("hub")
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "[]", "{", '{"a":' * 5_000, '{"model": {"vocab": []}}', "\xff"])
+def test_ids_of_text_that_are_none(refused, text):
+    clip_files.save_hub_folder(make_open_clip(), Path("hub"), clip_files.open_clip_config("vit", "quick_gelu"))
+    for name in ("vocab.json", "tokenizer.json"):
+        Path("hub", name).write_text(text, encoding="latin-1")
+        assert name in refused("hub")
+        Path("hub", name).unlink()

@@ -148,6 +148,37 @@ def test_openai_s_vocabulary_in_the_folder_or_named_as_a_file(run, tmp_path):
     assert run(weights, config, "vocabulary.txt.gz", "to=third")[0] == 0
 
 
+def test_ids_that_the_merges_make_may_stand_beside_them(run, tmp_path):
+    reference = make_open_clip("vit", "gelu")
+    clip_files.save_hub_folder(reference, Path("hub"), clip_files.open_clip_config("vit", "gelu"))
+    for name in ("vocab.json", "tokenizer.json"):
+        clip_files.save_ids(tmp_path / "hub", name)
+    code, _, err = run("hub", "to=out")
+    assert code == 0, err
+    assert_same(reference, tmp_path / "out")
+    names = ("open_clip_model.safetensors", "vocab.json", "open_clip_config.json", "merges.txt")
+    code, _, err = run(*(f"hub/{name}" for name in names), "to=other")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("said", [{"resize_mode": "shortest", "interpolation": "bicubic"}, {"resize_mode": None}])
+def test_pictures_that_open_clip_resizes_as_it_does_by_default(run, said):
+    config = clip_files.open_clip_config("vit", "gelu")
+    config["preprocess_cfg"] |= {"interpolation": None, **said}
+    clip_files.save_hub_folder(make_open_clip("vit", "gelu"), Path("hub"), config)
+    code, _, err = run("hub", "to=out")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("said", [{"do_center_crop": True, "resample": 3}, {"do_center_crop": None, "resample": None}])
+def test_pictures_that_hugging_face_resizes_as_it_does_by_default(run, tmp_path, said):
+    make_hugging_face().save_pretrained("folder")
+    clip_files.save_vocabulary(tmp_path / "folder", "merges.txt")
+    Path("folder/preprocessor_config.json").write_text(json.dumps(said))
+    code, _, err = run("folder", "to=out")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(("activation", "safe"), [("gelu", True), ("quick_gelu", False)])
 def test_a_folder_of_hugging_face(run, tmp_path, activation, safe):
     reference = make_hugging_face(activation)

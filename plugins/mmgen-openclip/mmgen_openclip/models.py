@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,12 @@ from safetensors import SafetensorError
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 PICKLES = ("open_clip_pytorch_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.pth")
+# Turns a pickle of tensors, or a training's checkpoint, without running code of the file.
+AS_SAFETENSORS = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "found = torch.load(sys.argv[1], map_location='cpu', weights_only=True); found = found.get('state_dict', found); "
+    "save_file({name: tensor.clone().contiguous() for name, tensor in found.items()}, sys.argv[2])"
+)
 MAX_CONFIG = 1 << 20  # bytes
 MAX_SIZE = 1 << 14  # pixels a side; ids of text have no bound of their own: the text tokenizer has them
 
@@ -92,14 +99,24 @@ def _named(model: str) -> dict[str, Any]:
 
 def _in_folder(folder: Path) -> Source:
     config, pixels = _read(folder / CONFIG)
+    _refuse(str(folder), config)  # first: of a model that cannot be one, no advice on its weights helps
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     pickled = next((name for name in PICKLES if (folder / name).is_file()), None)
     if weights is None and pickled is not None:
         raise ValueError(
-            f"{folder} holds its weights in {pickled} only, a pickle: mmgen import clip {folder} to=DIR reads it "
-            "without running code"
+            f"{folder} holds its weights in {pickled} only, a pickle: "
+            + _turned(folder / pickled, folder / WEIGHTS[0], imported=folder)
         )
     return Source(config, folder, weights, pixels)
+
+
+def _turned(pickled: Path, to: Path, imported: Path) -> str:
+    """What to do with weights in a pickle. `mmgen import clip` alone would send models of timm back to here."""
+    command = f'python -c "{AS_SAFETENSORS}" {shlex.quote(str(pickled))} {shlex.quote(str(to))}'
+    return (
+        f"{command} writes them as safetensors without running code; and of a model that is not of timm or with "
+        f"another pooling, mmgen import clip {shlex.quote(str(imported))} to=DIR makes a part that needs no open_clip"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], tuple[list[float], list[float]] | None]:
@@ -178,7 +195,7 @@ def load(model: torch.nn.Module, weights: Path) -> None:
     if weights.suffix != ".safetensors":
         raise ValueError(
             f"pretrained={weights} is no .safetensors file, and others are pickles: "
-            f"mmgen import clip {weights} to=DIR reads those without running code"
+            + _turned(weights, weights.with_suffix(".safetensors"), imported=weights)
         )
     try:
         package().load_checkpoint(model, str(weights), strict=True)

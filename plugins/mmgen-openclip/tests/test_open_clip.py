@@ -1,6 +1,7 @@
 """open_clip's models as encoders: conforming, trained, with weights, judged, and refused with a reason."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_weights_that_do_not_fit_are_told(folder, tiny, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:-100])
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
     for name, said in {
-        "weights.pt": "others are pickles: mmgen import clip",
+        "weights.pt": "others are pickles: python -c .*mmgen import clip",
         "page.safetensors": "cannot be read",
         "cut.safetensors": "cannot be read",
         "none.safetensors": "cannot be read",
@@ -249,10 +250,45 @@ def test_weights_that_do_not_fit_are_told(folder, tiny, tmp_path):
         with pytest.raises(Exception, match=said):
             OpenClip(text_tokenizer=None, image_size=32, model=str(path), pretrained=str(tmp_path / name))
     weights.rename(path / "open_clip_pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"open_clip_pytorch_model\.bin only, a pickle: mmgen import clip"):
+    with pytest.raises(ValueError, match=r"open_clip_pytorch_model\.bin only, a pickle: python -c .*mmgen import clip"):
         models.find(str(path))
     with pytest.raises(ValueError, match="without a training it needs weights"):
         OpenClip(text_tokenizer=None, image_size=32, model=tiny())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_pickle_of_what_clip_cannot_be_is_turned_by_the_line_that_is_told(folder, trained):
+    path, theirs, _ = folder
+    config = json.loads((path / models.CONFIG).read_text())
+    config["model_cfg"]["vision_cfg"]["pool_type"] = "avg"  # `mmgen import clip` refuses that
+    (path / models.CONFIG).write_text(json.dumps(config))
+    weights = path / models.WEIGHTS[0]
+    weights.unlink()
+    state = theirs.state_dict()
+    if trained:
+        state = {"epoch": 1, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    torch.save(state, path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin only, a pickle") as caught:
+        models.find(str(path))
+    assert "timm or with another pooling" in str(caught.value)
+    _, command, code, *files = shlex.split(str(caught.value).split("a pickle: ")[1])[:5]
+    assert (command, files) == ("-c", [str(path / "pytorch_model.bin"), str(weights)])
+    subprocess.run([sys.executable, command, code, *files], check=True)
+    source = models.find(str(path))
+    assert source.weights == weights
+    model = models.build(source, 32, 49408, 12)
+    models.load(model, source.weights)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+
+
+def test_of_a_model_that_it_cannot_be_no_advice_is_given_on_its_weights(folder):
+    path, _, _ = folder
+    config = json.loads((path / models.CONFIG).read_text())
+    config["model_cfg"]["text_cfg"]["pool_type"] = "avg"
+    (path / models.CONFIG).write_text(json.dumps(config))
+    (path / models.WEIGHTS[0]).rename(path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="it reads captions at avg, and here where they end"):
+        models.find(str(path))
 
 
 def test_what_is_missing_is_named(tiny, monkeypatch):
