@@ -119,6 +119,16 @@ def test_a_published_pack_is_cut_to_the_encoder_and_a_bar_counts_its_captions(ca
     assert "and 80 more labels" in out
 
 
+@pytest.mark.parametrize(("out", "html"), [("a.json", "./a.json"), ("a.json", "there/a.json"), ("a.json", "a.json")])
+def test_a_page_and_a_record_of_one_file_are_refused_however_it_is_spelt(call, tmp_path, monkeypatch, work, out, html):
+    (tmp_path / "there").symlink_to(tmp_path, target_is_directory=True)
+    shutil.copy(work / "red.png", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*ASKED, f"run={work}/runs/tiny", f"out={out}", f"html={html}")
+    assert (code, "name one file" in err) == (2, True)
+    assert not (tmp_path / "a.json").exists()
+
+
 class Links(HTMLParser):
     """Everything that a page would load, its tags and its text."""
 
