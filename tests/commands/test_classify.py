@@ -203,6 +203,8 @@ def asked(work) -> Path:
         (["red.png"], 2, ["at least two labels, there are 0", "MMG-C13"]),
         (["red.png", "a", " "], 2, ["missing or empty"]),
         (["red.png", "a", "a", "labels=few.txt"], 2, ["'a' is given twice"]),
+        (["red.png", "a", " a "], 2, ["'a' is given twice"]),
+        (["red.png", "b ", "labels=few.txt"], 2, ["'b' is given twice"]),
         (["red.png", "labels=empty.txt"], 2, ["at least two labels, there are 0"]),
         (["red.png", "labels=twice.txt"], 2, ["'b' is given twice"]),
         (["red.png", "labels=latin.txt"], 3, ["'latin.txt' cannot be read"]),
