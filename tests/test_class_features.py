@@ -114,5 +114,10 @@ def test_questions_that_make_no_sense_are_refused(pair, labels, templates, words
         pair[1].class_features(labels, templates)
 
 
+def test_titles_of_a_mapping_are_no_captions_and_may_differ_by_a_blank(pair):
+    found = pair[1].class_features({"crane": ("a bird",), "crane ": ("a machine",)})
+    torch.testing.assert_close(found, pair[1].class_features(["a bird", "a machine"]))
+
+
 def test_what_may_be_cut_is_cut(pair):
     assert pair[1].class_features(["a", "many words " * 20], cut=True).isfinite().all()

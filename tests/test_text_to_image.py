@@ -161,6 +161,7 @@ def test_templates_are_averaged_before_the_comparison(model):
         ([], ("{}",), "missing or empty"),
         (["a", " "], ("{}",), "missing or empty"),
         (["a", "b", "a"], ("{}",), "'a' is given twice"),
+        (["a", "b", " a "], ("{}",), "'a' is given twice"),
         (["a", "b"], ("a picture",), "no place for the label"),
         (["a", "b"], ("{} and {}",), "more than one"),
     ],

@@ -26,8 +26,8 @@ def digest_of(*question: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_kept(path: Path, rows: int) -> Tensor | None:
-    """The features (rows,D) fp32 that `keep` wrote there; None where nothing lies.
+def read_kept(path: Path, rows: int) -> tuple[Tensor, int] | None:
+    """The features (rows,D) fp32 that `keep` wrote there, and how many captions were cut; None where nothing lies.
 
     Raises:
         CheckpointError: MMG-K01, what lies there is not what was written.
@@ -43,16 +43,22 @@ def read_kept(path: Path, rows: int) -> Tensor | None:
         tensors = parse_tensors(data, str(path))
     except CheckpointError as error:
         raise _damaged(path, error.why or error.what) from error
-    features, sha256 = tensors.get("features"), tensors.get("sha256")
-    if features is None or sha256 is None or features.dtype != torch.float32 or features.shape[:-1] != (rows,):
+    features, cut, sha256 = (tensors.get(name) for name in ("features", "cut", "sha256"))
+    if features is None or cut is None or sha256 is None:
         raise _damaged(path, "it holds other tensors than were written")
-    if bytes(as_bytes(sha256)) != _sha256(path, features):
+    fit = features.dtype == torch.float32 and features.shape[:-1] == (rows,)
+    if not fit or cut.dtype != torch.int64 or cut.shape != (1,):
+        raise _damaged(path, "it holds other tensors than were written")
+    if bytes(as_bytes(sha256)) != _sha256(path, features, int(cut)):
         raise _damaged(path, "its SHA-256 differs")
-    return features.clone()
+    return features.clone(), int(cut)
 
 
-def keep(path: Path, features: Tensor) -> None:
+def keep(path: Path, features: Tensor, cut: int = 0) -> None:
     """Writes features (rows,D) for `read_kept`, making the directory.
+
+    Args:
+        cut: how many of their captions were cut, to be told whenever they are used.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -60,13 +66,14 @@ def keep(path: Path, features: Tensor) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     features = features.detach().cpu().float().contiguous()
-    sha256 = torch.frombuffer(bytearray(_sha256(path, features)), dtype=torch.uint8)
-    write_atomic(path, lambda file: write_tensors(file, {"features": features, "sha256": sha256}))
+    sha256 = torch.frombuffer(bytearray(_sha256(path, features, cut)), dtype=torch.uint8)
+    tensors = {"features": features, "cut": torch.tensor([cut]), "sha256": sha256}
+    write_atomic(path, lambda file: write_tensors(file, tensors))
 
 
-def _sha256(path: Path, features: Tensor) -> bytes:
-    """Of the file's name, its shape and its values: one that was renamed answers another question."""
-    digest = hashlib.sha256(f"{path.name} {tuple(features.shape)}\n".encode())
+def _sha256(path: Path, features: Tensor, cut: int) -> bytes:
+    """Of the file's name, the count, the shape and the values: one that was renamed answers another question."""
+    digest = hashlib.sha256(f"{path.name} {tuple(features.shape)} {cut}\n".encode())
     digest.update(as_bytes(features))
     return digest.digest()
 

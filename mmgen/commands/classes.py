@@ -19,7 +19,7 @@ from mmgen.files import cache_directory
 from mmgen.progress import Bar
 from mmgen.trio import Trio
 
-RECIPE = 1  # of class features; another number forgets all that was kept
+RECIPE = 2  # of class features; another number forgets all that was kept
 MANY = 1_000  # captions from which on a bar is shown, and what was kept is told
 MAX_LABEL_FILE = 64 << 20
 EXAMPLE = 'mmgen classify picture.png "a cat" "a dog"'
@@ -88,6 +88,7 @@ def _labels_in(file: str | None) -> list[str]:
 
 def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tensor:
     """The features (L,D) of the classes' captions, as `Trio.class_features` has them, with a bar where they are many.
+    How many captions were cut is told each time.
 
     Args:
         cache: whether they are kept for the next time, under `cache_directory()`. What was kept and is damaged is
@@ -97,8 +98,15 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
         ConfigError: a label of the user's own is longer than the encoder reads.
     """
     encoder = model.fingerprints.get("encoder")
-    if not cache or not encoder:
-        return _encoded(model, classes)
+    features, cut = _kept_or_encoded(model, classes, encoder) if cache and encoder else _encoded(model, classes)
+    if cut:
+        length = model.part("encoder").text_tokenizer.context_length
+        print(f"{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
+    return features
+
+
+def _kept_or_encoded(model: Trio, classes: Classes, encoder: str) -> tuple[Tensor, int]:
+    """As `_encoded`, from what was kept under the encoder's fingerprint where there is such, and kept if not."""
     digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates, classes.cut)
     path = cache_directory() / "classes" / f"{digest}.safetensors"
     try:
@@ -108,19 +116,21 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
         kept = None
     if kept is not None:
         return kept
-    features = _encoded(model, classes).cpu().float()
+    features, cut = _encoded(model, classes)
+    features = features.cpu().float()
     try:
-        keep(path, features)
+        keep(path, features, cut)
     except (CheckpointError, OSError) as error:
         why = error.why if isinstance(error, CheckpointError) else error
         print(f"the class features cannot be kept in {path.parent}: {why}", file=sys.stderr)
     else:
         if classes.captions >= MANY:
             print(f"the class features are kept in {path}", file=sys.stderr)
-    return features
+    return features, cut
 
 
-def _encoded(model: Trio, classes: Classes) -> Tensor:
+def _encoded(model: Trio, classes: Classes) -> tuple[Tensor, int]:
+    """The features, and how many captions were cut."""
     text_tokenizer = model.part("encoder").text_tokenizer
     before = text_tokenizer.truncated
     bar = Bar("encoding", total=classes.captions, unit="captions")
@@ -128,7 +138,4 @@ def _encoded(model: Trio, classes: Classes) -> Tensor:
         features = model.class_features(
             classes.labels, classes.templates, cut=classes.cut, progress=lambda count: bar.advance(count, "")
         )
-    if count := text_tokenizer.truncated - before:
-        length = text_tokenizer.context_length
-        print(f"{count:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
-    return features
+    return features, text_tokenizer.truncated - before

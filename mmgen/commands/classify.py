@@ -60,7 +60,8 @@ def _refuse_unwritable(config: dict[str, Any]) -> None:
                 why="there is no such directory, or it is not writable",
                 fix=f"mkdir -p {str(Path(config[key]).parent)!r}",
             )
-    if config["out"] is not None and config["out"] == config["html"]:
+    written = [os.path.realpath(config[key]) for key in ("out", "html") if config[key] is not None]
+    if len(set(written)) < len(written):
         raise ConfigError("out and html name one file", code="MMG-C22", where="html", fix=f"html={config['out']}.html")
 
 

@@ -280,6 +280,7 @@ class Evaluation:
         return {
             "image": image,
             "caption": self.pictures.captions[position],
+            "captions": self.pictures.alternatives[position],
             "id": self.pictures.ids[position],
             "attributes": self.pictures.attributes[position],
         }

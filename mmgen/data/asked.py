@@ -36,14 +36,16 @@ def check_labels(labels: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[st
     """Each label with the names that it goes by: itself, unless a mapping gives others.
 
     Raises:
-        ConfigError: no labels or more than `MAX_LABELS`, an empty one, one given twice.
+        ConfigError: no labels or more than `MAX_LABELS`, an empty one, one given twice (blanks at its ends aside).
     """
     if len(labels) > MAX_LABELS:
         raise too_many_labels(f"{len(labels):,}")
     found: dict[str, tuple[str, ...]] = {}
+    seen: set[str] = set()  # a mapping's labels are titles, which differ; others are captions
     for label in labels:
-        if label in found:
-            raise _no_labels(f"the label {quoted(label, 40)} is given twice")
+        if label.strip() in seen and not isinstance(labels, Mapping):
+            raise _no_labels(f"the label {quoted(label.strip(), 40)} is given twice")
+        seen.add(label.strip())
         found[label] = tuple(labels[label]) if isinstance(labels, Mapping) else (label,)
         if not label.strip() or not found[label] or any(not name.strip() for name in found[label]):
             raise _no_labels("a label is missing or empty")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,46 +22,72 @@ class Retrieval:
     Args:
         split: the pictures searched, with their captions.
         max_pictures: search no more than these; null: all. Fewer are easier to find.
+        captions: `first` searches each picture's first caption, the one it is judged by everywhere; `all` every caption
+            of every picture, of which any own one is right, as on COCO and Flickr30k.
     """
 
-    def __init__(self, split: str = "heldout_pairs", max_pictures: int | None = None) -> None:
+    def __init__(
+        self,
+        split: str = "heldout_pairs",
+        max_pictures: int | None = None,
+        captions: Literal["first", "all"] = "first",
+    ) -> None:
         self.needs = Needs(split, max_pictures=max_pictures, features=True)
+        self.captions = captions
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
-        self._split = setting.split
+        self._split, self._encode = setting.split, setting.encode_captions
         self._captions: list[str] = []
+        self._owners: list[int] = []  # whose caption each is, by the picture's number
         self._images: list[Tensor] = []
         self._texts: list[Tensor] = []
+        self._pictures = 0
 
     def update(self, evidence: Evidence) -> None:
         """Adds pictures and captions by their features."""
         assert evidence.image_features is not None
-        assert evidence.text_features is not None
-        self._captions += [sample["caption"] for sample in evidence.samples]
+        texts, captions = evidence.text_features, [[sample["caption"]] for sample in evidence.samples]
+        if self.captions == "all":
+            assert self._encode is not None
+            captions = [list(dict.fromkeys([s["caption"], *s.get("captions", [])])) for s in evidence.samples]
+            texts = self._encode([caption for own in captions for caption in own])
+        assert texts is not None
+        for own in captions:
+            self._captions += own
+            self._owners += [self._pictures] * len(own)
+            self._pictures += 1
         self._images.append(evidence.image_features.cpu().float())
-        self._texts.append(evidence.text_features.cpu().float())
+        self._texts.append(texts.cpu().float())
 
     def compute(self) -> Findings:
         """Over everything since `begin`."""
-        n = len(self._captions)
         scores = torch.cat(self._texts) @ torch.cat(self._images).T
         number = {caption: i for i, caption in enumerate(dict.fromkeys(self._captions))}
         label = torch.tensor([number[caption] for caption in self._captions])
-        right = label[:, None] == label[None, :]
-        repeats = Counter(self._captions)
-        shared = sum(count for count in repeats.values() if count > 1)
-        note = f"among all {n} of {self._split}"
-        if shared:
-            note += f"; {shared} share their caption with another, any picture with an equal caption counts as right"
+        has = torch.zeros(len(number), self._pictures, dtype=torch.bool)
+        has[label, torch.tensor(self._owners)] = True
+        right, note = has[label], self._note()
         numbers = []
-        for way, table in (("caption_to_picture", scores), ("picture_to_caption", scores.T)):
-            ranks = rank_of_right(table, right)
+        for way, table, truth in (("caption_to_picture", scores, right), ("picture_to_caption", scores.T, right.T)):
+            n, searched = truth.shape
+            ranks, counts = rank_of_right(table, truth), truth.sum(dim=1).tolist()
             for cut in CUTS:
-                chance = sum(_chance(n, repeats[caption], cut) for caption in self._captions) / n
+                chance = sum(_chance(searched, count, cut) for count in counts) / n
                 share = (ranks <= cut).float().mean().item()
                 numbers.append(Finding(f"retrieval/{way}_r{cut}", share, n, "%", chance, note))
         return Findings(numbers, depends_on=("dataset", "encoder"))
+
+    def _note(self) -> str:
+        """Among how many was searched, and what else counts as right."""
+        shared = sum(count for count in Counter(self._captions).values() if count > 1)
+        if self.captions == "all":
+            note = f"among all {len(self._captions)} captions of all {self._pictures} of {self._split}"
+            also = f"; {shared} captions are shared by pictures, each of which counts as right"
+        else:
+            note = f"among all {self._pictures} of {self._split}"
+            also = f"; {shared} share their caption with another, any picture with an equal caption counts as right"
+        return note + also if shared else note
 
 
 def rank_of_right(scores: Tensor, right: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ FEATURES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     path = tmp_path / "new" / "one.safetensors"
-    keep(path, FEATURES)
+    keep(path, FEATURES, cut=3)
     return path
 
 
 def test_what_was_kept_is_read_bit_for_bit(kept, tmp_path):
-    assert torch.equal(read_kept(kept, 5), FEATURES)
+    features, cut = read_kept(kept, 5)
+    assert torch.equal(features, FEATURES)
+    assert cut == 3
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     assert read_kept(tmp_path / "nothing.safetensors", 5) is None
 

@@ -114,9 +114,21 @@ def test_a_published_pack_is_cut_to_the_encoder_and_a_bar_counts_its_captions(ca
     code, out, err = call("classify", "red.png", "prompts=cifar100")
     assert code == 0, err
     assert "encoding: 1800/1800 captions" in err
-    assert "captions are longer than the encoder's 12 tokens, and were cut" in err
+    (told,) = re.findall(r"[\d,]+ captions are longer than the encoder's 12 tokens, and were cut", err)
     assert f"the class features are kept in {kept}" in err
     assert "and 80 more labels" in out
+    code, _, err = call("classify", "red.png", "prompts=cifar100")
+    assert (code, err.strip()) == (0, told)  # what was kept was cut as well
+
+
+@pytest.mark.parametrize(("out", "html"), [("a.json", "./a.json"), ("a.json", "there/a.json"), ("a.json", "a.json")])
+def test_a_page_and_a_record_of_one_file_are_refused_however_it_is_spelt(call, tmp_path, monkeypatch, work, out, html):
+    (tmp_path / "there").symlink_to(tmp_path, target_is_directory=True)
+    shutil.copy(work / "red.png", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*ASKED, f"run={work}/runs/tiny", f"out={out}", f"html={html}")
+    assert (code, "name one file" in err) == (2, True)
+    assert not (tmp_path / "a.json").exists()
 
 
 class Links(HTMLParser):
@@ -193,6 +205,8 @@ def asked(work) -> Path:
         (["red.png"], 2, ["at least two labels, there are 0", "MMG-C13"]),
         (["red.png", "a", " "], 2, ["missing or empty"]),
         (["red.png", "a", "a", "labels=few.txt"], 2, ["'a' is given twice"]),
+        (["red.png", "a", " a "], 2, ["'a' is given twice"]),
+        (["red.png", "b ", "labels=few.txt"], 2, ["'b' is given twice"]),
         (["red.png", "labels=empty.txt"], 2, ["at least two labels, there are 0"]),
         (["red.png", "labels=twice.txt"], 2, ["'b' is given twice"]),
         (["red.png", "labels=latin.txt"], 3, ["'latin.txt' cannot be read"]),

@@ -14,6 +14,7 @@ from mmgen.commands import evaluation
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
+from mmgen.evaluators.retrieval import Retrieval
 from mmgen.images import decode
 from mmgen.protocols import Needs
 from mmgen.runs.directory import RunDirectory
@@ -173,6 +174,17 @@ def test_pictures_that_share_a_caption_are_redrawn_each_in_its_own_way(finished,
     assert (found == 1).sum() == found.numel() - 1
     assert config["drawing"]["seed"] in seeds
     assert len(seeds) == max(captions.count(caption) for caption in captions)
+
+
+def test_retrieval_is_given_every_caption_of_a_picture(finished, config, tmp_path):
+    dataset = Bars({"train": range(20), "val": range(20, 30), "heldout_pairs": range(30, 48)})
+    for i, sample in enumerate(dataset):
+        sample["captions"] = [sample["caption"], f"bar number {i}"]
+    own = Evaluation(
+        mmgen.load(str(finished)), Pictures(dataset), RunDirectory(tmp_path).create({}), config, shows=False
+    )
+    sizes = {way: {n.n for n in own._judge(Retrieval(captions=way)).numbers} for way in ("first", "all")}
+    assert sizes == {"first": {18}, "all": {18, 36}}
 
 
 def test_reconstructions_lie_beside_the_originals(judged):

@@ -80,6 +80,59 @@ def test_an_equal_caption_counts_as_right_and_the_note_says_so(sample):
     assert "share" not in judge(sample, ["a", "b", "c"], axes, axes)["caption_to_picture_r1"].note
 
 
+def every_caption(sample, captions, known, images, chunk=100):
+    """`captions` of each picture, whose features are `known`."""
+    evaluator = Retrieval(captions="all")
+    evaluator.begin(Setting("pairs", encode_captions=lambda asked: torch.stack([known[c] for c in asked])))
+    for first in range(0, len(images), chunk):
+        own = captions[first : first + chunk]
+        samples = [{**sample(caption=c[0]), "captions": c[1:]} if c[1:] else sample(caption=c[0]) for c in own]
+        part, empty = images[first : first + chunk], torch.zeros(len(own), 3, 8, 8)
+        evaluator.update(Evidence(samples, empty, image_features=part, text_features=part))
+    return {n.name.removeprefix("retrieval/"): n for n in evaluator.compute().numbers}
+
+
+def test_every_caption_is_searched_and_any_own_one_is_right(sample):
+    """Picture 0 has two captions, of which the second lies on it and the first on picture 1."""
+    axes = torch.eye(3)
+    known = {"a": axes[1], "another a": axes[0], "b": axes[1] * 2, "c": axes[2]}
+    found = every_caption(sample, [["a", "another a"], ["b"], ["c"]], known, axes, chunk=2)
+    assert (found["caption_to_picture_r1"].value, found["caption_to_picture_r1"].n) == (3 / 4, 4)
+    assert (found["picture_to_caption_r1"].value, found["picture_to_caption_r1"].n) == (1, 3)
+    assert found["caption_to_picture_r1"].chance == pytest.approx(1 / 3)
+    assert found["picture_to_caption_r1"].chance == pytest.approx((2 / 4 + 1 / 4 + 1 / 4) / 3)
+    assert found["picture_to_caption_r1"].note == "among all 4 captions of all 3 of pairs"
+
+
+def test_every_caption_as_torchmetrics_counts_it(sample):
+    from torchmetrics.retrieval import RetrievalHitRate
+
+    images = unit(40, 8)
+    captions = [[f"{i} {j}" for j in range(1 + i % 5)] for i in range(40)]
+    owners = torch.tensor([i for i, own in enumerate(captions) for _ in own])
+    texts = torch.nn.functional.normalize(unit(len(owners), 8, seed=1) + 0.8 * images[owners], dim=-1)
+    known = dict(zip((c for own in captions for c in own), texts, strict=True))
+    found = every_caption(sample, captions, known, images, chunk=9)
+    right = owners[:, None] == torch.arange(40)
+    for way, scores, truth in (
+        ("caption_to_picture", texts @ images.T, right),
+        ("picture_to_caption", images @ texts.T, right.T),
+    ):
+        queries = torch.arange(len(truth))[:, None].expand(truth.shape).flatten()
+        for cut in (1, 5, 10):
+            expected = RetrievalHitRate(top_k=cut)(scores.flatten(), truth.flatten(), indexes=queries)
+            assert 0.1 < expected <= 1
+            assert found[f"{way}_r{cut}"].value == pytest.approx(expected.item())
+
+
+def test_a_caption_of_two_pictures_is_right_for_both(sample):
+    axes = torch.eye(3)
+    known = {"a": axes[0], "bar": axes[1], "c": axes[2]}
+    found = every_caption(sample, [["a", "bar"], ["bar", "bar"], ["c"]], known, axes)
+    assert (found["caption_to_picture_r1"].value, found["caption_to_picture_r1"].n) == (1, 4)
+    assert "2 captions are shared by pictures, each of which counts as right" in found["caption_to_picture_r1"].note
+
+
 def test_chance_is_what_random_features_reach(sample):
     """40 captions of two pictures each, 30 draws of random features: 2,400 queries each way. The deviation of R@5,
     about 0.12, is sqrt(0.12 · 0.88 / 2400) = 0.007; four of them are allowed."""
