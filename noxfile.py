@@ -77,7 +77,7 @@ def install(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything but what takes minutes, by two to six processes; a file's tests, which share fixtures, stay together."""
+    """Everything but what takes minutes, by two to six processes; a file's tests share fixtures and stay together."""
     see_required(session)
     install(session)
     parallel = ("-n", str(min(max(os.cpu_count() or 2, 2), 6)), "--dist", "loadfile")
