@@ -27,8 +27,8 @@ _HAS_TO_BE: dict[str, dict[str, Any]] = {
     "text": {"pool_type": "argmax", "proj_type": "linear", "pad_id": 0, "mlp_ratio": 4.0},
 }
 # The shorter side is resized and the middle cropped, here and where a config says nothing. Bicubic passes: mmgen's own
-# filter, Lanczos, is as sharp.
-_RESIZED = {"resize_mode": "shortest", "interpolation": "bicubic"}
+# filter, Lanczos, is as sharp. "random" chooses in training; open_clip infers with bicubic then.
+_RESIZED = {"resize_mode": ("shortest",), "interpolation": ("bicubic", "random")}
 _BICUBIC = 3  # in Pillow, whose numbers transformers' configs have
 
 
@@ -111,8 +111,8 @@ def open_clip_config(path: Path) -> Told:
     }
     pictures = content.get("preprocess_cfg")
     if isinstance(pictures, dict):
-        for key, wanted in _RESIZED.items():
-            if pictures.get(key) not in (None, wanted):
+        for key, fits in _RESIZED.items():
+            if pictures.get(key) not in (None, *fits):
                 raise unlike(path, f"preprocess_cfg.{key} is {quoted(pictures[key], 60)}")
         told.options |= _pixels(path, pictures.get("mean"), pictures.get("std"))
     return told
