@@ -161,7 +161,10 @@ def test_ids_that_the_merges_make_may_stand_beside_them(run, tmp_path):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("said", [{"resize_mode": "shortest", "interpolation": "bicubic"}, {"resize_mode": None}, {"interpolation": "random"}])
+RESIZED = [{"resize_mode": "shortest", "interpolation": "bicubic"}, {"resize_mode": None}, {"interpolation": "random"}]
+
+
+@pytest.mark.parametrize("said", RESIZED)
 def test_pictures_that_open_clip_resizes_as_it_does_by_default(run, said):
     config = clip_files.open_clip_config("vit", "gelu")
     config["preprocess_cfg"] |= {"interpolation": None, **said}
