@@ -298,6 +298,9 @@ class Evidence:
     probe_features: Tensor | None = None  # (B,F)
 
 
+Names = Mapping[str, Sequence[str]]  # what each class goes by in captions; one or several
+
+
 @dataclass
 class Setting:
     """What stays the same over an evaluation, handed to an evaluator before the first update."""
@@ -314,6 +317,7 @@ class Setting:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     templates: Sequence[str] = ()
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
+    read_prompts: Callable[[str], tuple[Names, Sequence[str]]] | None = None  # a pack's classes, and its templates
     encode_images: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to indices (B,h,w)
     image_features: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to image_features (B,D)
     logit_scale: float = 1.0

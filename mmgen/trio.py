@@ -173,9 +173,9 @@ class Trio:
         return self.in_batches(lambda part: encode(_of_size(part, size)), images, _batch_of(size))
 
     @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """Captions to text_features (B,D)."""
-        return self._encode_tokens(self.part("encoder").text_tokenizer.encode(captions))
+    def encode_captions(self, captions: Sequence[str], progress: Callable[[int], None] | None = None) -> Tensor:
+        """Captions to text_features (B,D); what is too long is cut. `progress` counts encoded captions."""
+        return self._encode_tokens(self.part("encoder").text_tokenizer.encode(captions), progress)
 
     def _encode_tokens(self, text_tokens: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
         """(B,T) to text_features (B,D). Many are put in the order of their lengths: an encoder that reads a batch as

@@ -4,7 +4,7 @@ time."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,9 @@ from mmgen.trio import Trio
 
 RECIPE = 2  # of class features; another number forgets all that was kept
 MANY = 1_000  # captions from which on a bar is shown, and what was kept is told
+VERY_MANY = 20_000  # from which on those of an evaluation have a bar and are kept
 MAX_LABEL_FILE = 64 << 20
+Encode = Callable[[], tuple[Tensor, int]]
 EXAMPLE = 'mmgen classify picture.png "a cat" "a dog"'
 
 
@@ -98,25 +100,45 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
         ConfigError: a label of the user's own is longer than the encoder reads.
     """
     encoder = model.fingerprints.get("encoder")
-    features, cut = _kept_or_encoded(model, classes, encoder) if cache and encoder else _encoded(model, classes)
+    if cache and encoder:
+        digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates, classes.cut)
+        told = classes.captions >= MANY
+        features, cut = _kept_or(lambda: _encoded(model, classes), digest, len(classes.labels), told)
+    else:
+        features, cut = _encoded(model, classes)
     if cut:
         length = model.part("encoder").text_tokenizer.context_length
         print(f"{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
     return features
 
 
-def _kept_or_encoded(model: Trio, classes: Classes, encoder: str) -> tuple[Tensor, int]:
-    """As `_encoded`, from what was kept under the encoder's fingerprint where there is such, and kept if not."""
-    digest = digest_of(RECIPE, encoder, list(classes.labels.values()), classes.templates, classes.cut)
+def caption_features(model: Trio, captions: Sequence[str]) -> Tensor:
+    """`Trio.encode_captions`; where they are very many with a bar, and kept for the next time as class features are."""
+    encoder = model.fingerprints.get("encoder")
+    if len(captions) < VERY_MANY:
+        return model.encode_captions(captions)
+
+    def encode() -> tuple[Tensor, int]:
+        with Bar("encoding", total=len(captions), unit="captions") as bar:
+            return model.encode_captions(captions, lambda count: bar.advance(count, "")), 0
+
+    if not encoder:
+        return encode()[0]
+    return _kept_or(encode, digest_of(RECIPE, encoder, list(captions)), len(captions), told=True)[0]
+
+
+def _kept_or(encode: Encode, digest: str, rows: int, told: bool) -> tuple[Tensor, int]:
+    """What `encode` gives, the features (rows,D) and how many captions were cut, from what was kept under that digest
+    where there is such, and kept if not."""
     path = cache_directory() / "classes" / f"{digest}.safetensors"
     try:
-        kept = read_kept(path, len(classes.labels))
+        kept = read_kept(path, rows)
     except CheckpointError as error:
         print(f"{error.what} ({error.why}): the class features are computed anew", file=sys.stderr)
         kept = None
     if kept is not None:
         return kept
-    features, cut = _encoded(model, classes)
+    features, cut = encode()
     features = features.cpu().float()
     try:
         keep(path, features, cut)
@@ -124,7 +146,7 @@ def _kept_or_encoded(model: Trio, classes: Classes, encoder: str) -> tuple[Tenso
         why = error.why if isinstance(error, CheckpointError) else error
         print(f"the class features cannot be kept in {path.parent}: {why}", file=sys.stderr)
     else:
-        if classes.captions >= MANY:
+        if told:
             print(f"the class features are kept in {path}", file=sys.stderr)
     return features, cut
 

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from mmgen import registry
 from mmgen.commands.attempts import Attempts
+from mmgen.commands.classes import caption_features
 from mmgen.commands.rivals import Rival
 from mmgen.commands.showing import Shown
 from mmgen.commands.subject import Subject
 from mmgen.data.pictures import Pictures
+from mmgen.data.prompts import read_prompts
 from mmgen.drawings import Drawings, Redrawing
 from mmgen.files import write_json
 from mmgen.progress import Bar
-from mmgen.protocols import Evaluator, Evidence, Findings, Needs, Sample, Setting
+from mmgen.protocols import Evaluator, Evidence, Findings, Names, Needs, Sample, Setting
 from mmgen.runs.directory import RunDirectory
 from mmgen.samplers.region import Region
 from mmgen.text_to_image import TextToImage
@@ -242,7 +244,8 @@ class Evaluation:
             train_positions=self.pictures.positions("train"),
             classes=subject.classes,
             templates=subject.templates,
-            encode_captions=model.encode_captions if subject.reads_text else None,
+            encode_captions=(lambda captions: caption_features(model, captions)) if subject.reads_text else None,
+            read_prompts=_prompts,
             image_features=model.encode_images if model.has("encoder") else None,
             encode_images=(lambda images: model.reconstruct(images)[0]) if model.has("tokenizer") else None,
             logit_scale=subject.logit_scale,
@@ -308,6 +311,11 @@ class Evaluation:
         result = function(*arguments)
         self._seconds[name] = time.monotonic() - began
         return result
+
+
+def _prompts(name: str) -> tuple[Names, Sequence[str]]:
+    pack = read_prompts(name)
+    return pack.labels, pack.templates
 
 
 def note_wanted(result: dict[str, Any], wanted: Mapping[str, float | None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
-from mmgen.protocols import Setting
+from mmgen.protocols import Names, Setting
 
 
 def fields(template: str) -> set[str]:
@@ -55,10 +55,38 @@ def templates_for(attribute: str, own: Mapping[str, str], templates: Sequence[st
 
 
 def captions_of(
-    templates: Sequence[str], attribute: str, choices: Sequence[str], own: Mapping[str, str]
-) -> list[list[str]]:
-    """(templates, choices): each template with the attribute varied and the others as they are."""
-    return [[fill(t, {**own, attribute: choice, "": choice}) for choice in choices] for t in templates]
+    templates: Sequence[str], attribute: str, choices: Sequence[str], own: Mapping[str, str], names: Names | None = None
+) -> list[list[list[str]]]:
+    """(templates, choices, names of the choice): each template with the attribute varied and the others as they are.
+
+    Args:
+        names: what choices are called in captions; one that is not there is called by itself.
+    """
+    called = [(names or {}).get(choice, (choice,)) for choice in choices]
+    return [[[fill(t, {**own, attribute: name, "": name}) for name in some] for some in called] for t in templates]
+
+
+def titles_of(classes: Sequence[str], names: Names, prompts: str) -> dict[str, str]:
+    """Which entry of a pack each class is: the one called so (case aside, underscores as spaces); and where no class is
+    called as any, and there are as many, the one at its place: the folders of ImageNet are numbered in that order.
+
+    Raises:
+        ValueError: a class is not there.
+    """
+    known = {_plain(title): title for title in reversed(names)}
+    found = {value: known[_plain(value)] for value in classes if _plain(value) in known}
+    if not found and len(classes) == len(names):
+        return dict(zip(classes, names, strict=True))
+    if missing := [value for value in classes if value not in found]:
+        raise ValueError(
+            f"prompts={prompts} has no class {missing[0]!r} ({len(missing)} of {len(classes)} are missing; it has "
+            f"{len(names)}): name the classes as it does, or prompts=FILE.yaml with labels of your own"
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def usable_classes(setting: Setting, wanted: Sequence[str] | None, most: int | None = None) -> dict[str, list[str]]:

@@ -19,10 +19,11 @@ from mmgen.evaluators.prompts import (
     fields,
     fill,
     templates_for,
+    titles_of,
     usable_classes,
     why_not,
 )
-from mmgen.protocols import Evidence, Finding, Findings, Needs, Sample, Setting
+from mmgen.protocols import Evidence, Finding, Findings, Names, Needs, Sample, Setting
 
 __all__ = ["ZeroShot", "fields", "fill"]
 
@@ -39,9 +40,9 @@ class Question:
     templates: tuple[str, ...]
     context: tuple[tuple[str, str], ...]  # the other attributes that the templates name, as the picture has them
 
-    def captions(self) -> list[list[str]]:
-        """(templates, choices)."""
-        return captions_of(self.templates, self.attribute, self.choices, dict(self.context))
+    def captions(self, names: Names) -> list[list[list[str]]]:
+        """(templates, choices, names of the choice)."""
+        return captions_of(self.templates, self.attribute, self.choices, dict(self.context), names)
 
 
 @dataclass
@@ -68,12 +69,16 @@ class ZeroShot:
         choices: how many classes a picture is put among, 2 or more; an attribute with no more classes has them all.
             null: all classes, always.
         attributes: those asked for; null: every one with classes that a template names.
-        templates: captions with places for attributes, or with `{}` for the one asked for; null: the dataset's.
+        templates: captions with places for attributes, or with `{}` for the one asked for; null: those of `prompts`, or
+            the dataset's.
+        prompts: a pack's name or file, whose names stand for the classes of one attribute in captions: `imagenet` for
+            folders called n01440764 and so on. A class with several names is the average of all.
         seed: of the choices, which are the same in every run.
         max_pictures: judge no more than these; null: all.
 
     Raises:
-        ValueError: fewer than 2 choices; a template without a place.
+        ValueError: fewer than 2 choices; a template without a place; in `begin`, classes that the pack has not, or of
+            several attributes.
     """
 
     def __init__(
@@ -84,14 +89,17 @@ class ZeroShot:
         templates: list[str] | None = None,
         seed: int = 0,
         max_pictures: int | None = None,
+        prompts: str | None = None,
     ) -> None:
         if choices is not None and choices < 2:
             raise ValueError(f"choices is {choices}; a picture must be put among 2 or more")
         if templates is not None:
             check_templates(templates)
         self.choices, self.attributes, self.templates, self.seed = choices, attributes, templates, seed
+        self.prompts = prompts
+        own_templates = templates is not None or prompts is not None
         self.needs = Needs(
-            split, max_pictures=max_pictures, features=True, attributes=True, templates=templates is None
+            split, max_pictures=max_pictures, features=True, attributes=True, templates=not own_templates
         )
 
     def begin(self, setting: Setting) -> None:
@@ -99,8 +107,26 @@ class ZeroShot:
         self._setting = setting
         self._templates = self.templates if self.templates is not None else list(setting.templates)
         self._classes = usable_classes(setting, self.attributes)
+        self._titles: dict[str, str] = {}  # of classes that a pack names
+        self._names: Names = {}
+        if self.prompts is not None and self._classes:
+            self._take_prompts(self.prompts, setting)
         self._answers: dict[str, Answers] = defaultdict(Answers)
         self._known: dict[Question, Tensor] = {}  # features of questions that every picture shares
+
+    def _take_prompts(self, prompts: str, setting: Setting) -> None:
+        assert setting.read_prompts is not None
+        self._names, templates = setting.read_prompts(prompts)
+        if self.templates is None:
+            self._templates = list(templates)
+        if len(self._classes) > 1:
+            raise ValueError(
+                f"prompts={prompts} names one attribute's classes: attributes=[{next(iter(self._classes))}]"
+            )
+        if self._names:  # a pack may be templates alone
+            ((attribute, values),) = self._classes.items()
+            self._titles = titles_of(values, self._names, prompts)
+            self._classes = {attribute: [self._titles[value] for value in values]}
 
     def update(self, evidence: Evidence) -> None:
         """Classifies pictures by their features."""
@@ -123,7 +149,7 @@ class ZeroShot:
             templates = templates_for(attribute, own, self._templates) if attribute in own else []
             if not templates:
                 continue
-            truth = own[attribute]
+            truth = self._titles.get(own[attribute], own[attribute])
             named = {name for template in templates for name in fields(template)} - {attribute, ""}
             context = tuple((name, own[name]) for name in sorted(named))
             choices = tuple(values) if truth in values else (truth, *values)
@@ -136,18 +162,20 @@ class ZeroShot:
         return questions
 
     def _features(self, questions: Sequence[Question]) -> dict[Question, Tensor]:
-        """Of each question (templates,choices,D), every caption encoded once. What needs nothing of the picture but
-        its truth is kept for all that follow."""
+        """Of each question (templates,choices,D), every caption encoded once, and a choice's names averaged. What needs
+        nothing of the picture but its truth is kept for all that follow."""
         assert self._setting.encode_captions is not None
-        captions = {question: question.captions() for question in questions}
-        different = dict.fromkeys(caption for rows in captions.values() for row in rows for caption in row)
+        captions = {question: question.captions(self._names) for question in questions}
+        different = dict.fromkeys(name for rows in captions.values() for row in rows for cell in row for name in cell)
         place = {caption: i for i, caption in enumerate(different)}
         if not place:
             return {}
         encoded = self._setting.encode_captions(list(place)).cpu().float()
         found = {}
         for question, rows in captions.items():
-            found[question] = encoded[torch.tensor([[place[caption] for caption in row] for row in rows])]
+            found[question] = torch.stack(
+                [_averaged(encoded, [[place[n] for n in cell] for cell in row]) for row in rows]
+            )
             if not question.context and question.choices == tuple(self._classes[question.attribute]):
                 self._known[question] = found[question]
         return found
@@ -166,7 +194,8 @@ class ZeroShot:
         found.choices += [len(question.choices)] * len(truths)
         found.templates += [len(question.templates)] * len(truths)
         for number, template in enumerate(question.templates):
-            right = (_ranks(images @ classes[number].T, truth) == 1).tolist()
+            alone = normalize(classes[number], dim=-1) if self._names else classes[number]
+            right = (_ranks(images @ alone.T, truth) == 1).tolist()
             found.alone[template] += right
             if number == 0:
                 found.first += right
@@ -194,6 +223,8 @@ class ZeroShot:
         note = f"pictures of {self._setting.split}, each among {among}"
         if captions > 1:
             note += f", of {captions} captions each"
+        if self.prompts is not None:
+            note += f", by the prompts {self.prompts}"
         name, chance = f"zero_shot/{attribute}", _mean([1 / count for count in found.choices])
         numbers = [Finding(name, _mean([rank == 1 for rank in found.ranks]), n, "%", chance, note)]
         if captions > 1:
@@ -228,6 +259,13 @@ class ZeroShot:
 
     def _all_of(self, values: Sequence[str]) -> bool:
         return self.choices is None or len(values) <= self.choices
+
+
+def _averaged(features: Tensor, cells: Sequence[Sequence[int]]) -> Tensor:
+    """Rows (N,D) to (L,D): for each of L cells, the mean of the rows it names."""
+    if all(len(cell) == 1 for cell in cells):
+        return features[[cell[0] for cell in cells]]
+    return torch.stack([features[list(cell)].mean(0) for cell in cells])
 
 
 def _ranks(scores: Tensor, truth: Tensor) -> Tensor:

@@ -80,6 +80,34 @@ def test_a_folder_of_classes_is_judged_whole_by_zero_shot_and_in_halves_by_a_pro
     assert "linear_probe/class" in out
 
 
+def test_the_folders_of_a_benchmark_are_named_by_its_pack_and_its_captions_are_kept(
+    call, work, classes, tmp_path, monkeypatch
+):
+    """As `imagenet/val/n01440764` by the prompts imagenet: 1,000 classes of 80 captions have a bar the first time."""
+    monkeypatch.setenv("MMGEN_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr("mmgen.commands.classes.VERY_MANY", 9)
+    for number, name in enumerate(("red", "green", "dark_blue")):
+        shutil.copytree(classes / name, tmp_path / "val" / f"n{number:02}")
+    pack = tmp_path / "colours.yaml"
+    pack.write_text('labels: [[crimson, red], green, blue]\ntemplates: ["a {} bar", "{}", "the {} bar"]\n')
+    judge = [
+        "evaluate", "run=runs/tiny", "evaluator=[zero_shot]", f"evaluator.zero_shot.prompts={pack}", "dataset=folder",
+        f"dataset.path={tmp_path}", "dataset.image_size=16", "evaluator.zero_shot.split=val",
+    ]  # fmt: skip
+    code, _, err = call(*judge, "out=first")
+    assert code == 0, err
+    assert "encoding: 12/12 captions" in err
+    assert f"the class features are kept in {tmp_path}/caches/classes" in err
+    found = evaluation(work, "first")
+    assert [row["class"] for row in found["findings"]["zero_shot"]["tables"]["Zero-shot: class"]] == [
+        "crimson", "green", "blue",
+    ]  # fmt: skip
+    code, _, err = call(*judge, "out=second")
+    assert code == 0, err
+    assert "encoding:" not in err
+    assert evaluation(work, "second")["findings"] == found["findings"]
+
+
 def test_an_encoder_that_comes_with_its_weights_is_judged_without_a_run(call, work, classes):
     code, out, err = call(
         "evaluate", COLOURS, "encoder.gain=2", "evaluator=[linear_probe,zero_shot]", "dataset=folder",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
@@ -234,6 +236,58 @@ def test_captions_that_all_pictures_share_are_encoded_once(captions, sample):
         samples = [sample(id=str(i), kind="a")]
         evaluator.update(Evidence(samples, torch.zeros(1, 3, 8, 8), image_features=torch.zeros(1, 4000)))
     assert captions.seen == ["a a", "a b"]
+
+
+PACK = ({"tench": ("tench",), "happy fish": ("happy fish", "smiling fish"), "eel": ("eel",)}, ("a {}.", "the {}"))
+
+
+def named(captions, classes, **options):
+    """The captions that a picture of the first class is put among, and what is found."""
+    where = dataclasses.replace(setting(captions, {"class": classes}, []), read_prompts=lambda name: PACK)
+    features = captions.features(["a tench."])
+    found = judge(ZeroShot(prompts="fish", **options), where, [sample_of(classes[0])], features)
+    return captions.seen, found
+
+
+def sample_of(value):
+    return {"image": torch.zeros(3, 8, 8), "caption": "", "id": "x", "attributes": {"class": value}}
+
+
+EVERY = {"a tench.", "a happy fish.", "a smiling fish.", "a eel.", "the tench", "the happy fish", "the smiling fish"}
+
+
+@pytest.mark.parametrize("classes", [["tench", "Happy_fish", "eel"], ["n01440764", "n02", "n03"]])
+def test_a_pack_names_the_classes_that_are_called_so_or_stand_in_its_order(captions, number, classes):
+    seen, found = named(captions, classes)
+    assert set(seen) == EVERY | {"the eel"}
+    assert number(found, "zero_shot/class").value == 1
+    assert "by the prompts fish" in number(found, "zero_shot/class").note
+    assert [row["class"] for row in found.tables["Zero-shot: class"]] == list(PACK[0])
+
+
+def test_the_names_of_a_class_are_averaged_as_clip_averages_them(captions):
+    """A picture between "a smiling fish." and "the eel" is the eel's: the other is a quarter of its class."""
+    where = dataclasses.replace(setting(captions, {"class": list(PACK[0])}, []), read_prompts=lambda name: PACK)
+    evaluator = ZeroShot(prompts="fish")
+    features = captions.features(["a smiling fish."]) + 0.9 * captions.features(["the eel"])
+    findings = judge(evaluator, where, [sample_of("eel")], features)
+    # by the classes' features of length one: 1/2 of the one's four equal captions, 0.9/√2 of the other's two
+    assert findings.tables["Zero-shot: class"][2] == {"class": "eel", "pictures": 1, "right, %": 100.0}
+    alone = {row["caption"]: row["right, %"] for row in findings.tables["Zero-shot: class, by each caption alone"]}
+    assert alone == {"a {}.": 0.0, "the {}": 100.0}
+
+
+def test_templates_of_ones_own_stand_in_for_the_packs(captions):
+    seen, _ = named(captions, ["tench", "eel"], templates=["{class}?"])
+    assert seen == ["tench?", "eel?"]
+
+
+def test_classes_that_a_pack_has_not_are_refused(captions, sample):
+    with pytest.raises(ValueError, match="prompts=fish has no class 'cod' \\(1 of 2 are missing"):
+        named(captions, ["eel", "cod"])
+    where = dataclasses.replace(setting(captions), read_prompts=lambda name: PACK)
+    with pytest.raises(ValueError, match=r"names one attribute's classes"):
+        ZeroShot(prompts="fish").begin(where)
 
 
 @pytest.mark.parametrize("templates", [[], ["a cat"], ["a {"], ["{}", "{}"]])
