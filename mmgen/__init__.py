@@ -18,13 +18,19 @@ except PackageNotFoundError:  # a checkout that was never installed
 
 
 def load(
-    path: str, *, tokenizer_from: str | None = None, encoder_from: str | None = None, device: str = "auto"
+    path: str,
+    *,
+    tokenizer_from: str | None = None,
+    generator_from: str | None = None,
+    encoder_from: str | None = None,
+    device: str = "auto",
 ) -> TextToImage:
     """Opens an export or a finished run's directory.
 
     Args:
         path: a directory written by `mmgen export`, or a run's, such as `runs/quickstart`.
         tokenizer_from: another one, whose image tokenizer to use.
+        generator_from: another one, whose generator to use, or a checkpoint of a run's generator.
         encoder_from: another one, whose encoder to use.
         device: where it computes: cpu, cuda:0 …; auto is the GPU, where there is one.
 
@@ -33,7 +39,9 @@ def load(
     """
     from mmgen.text_to_image import open_trio
 
-    return open_trio(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from, device=device)
+    return open_trio(
+        path, tokenizer_from=tokenizer_from, generator_from=generator_from, encoder_from=encoder_from, device=device
+    )
 
 
 def build(kind: str, config: dict[str, Any] | str, **arguments: Any) -> Any:

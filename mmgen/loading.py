@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
-from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part
+from mmgen.checkpoint.lightning import averaged, is_checkpoint
+from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part, with_fingerprint
 from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
 from mmgen.packages import models
@@ -48,22 +50,24 @@ def read_parts(
     path: str | Path,
     *,
     tokenizer_from: str | Path | None = None,
+    generator_from: str | Path | None = None,
     encoder_from: str | Path | None = None,
     trusted: bool = False,
 ) -> dict[str, Part]:
     """The finished parts, by kind, of an export, a run of all stages, or a run of one; checked to belong together.
 
     Args:
-        path: such as `runs/quickstart`.
-        tokenizer_from: another run or export, whose image tokenizer stands in.
-        encoder_from: another one, whose encoder stands in.
+        path: such as `runs/quickstart`; or a checkpoint of a finished training, `…/checkpoints/step-000200`, which
+            holds the part as it would have been published then.
+        tokenizer_from, generator_from, encoder_from: others of these, whose part of that kind stands in.
         trusted: allows `module:Class`; only for a run that this user's own command has just made.
 
     Raises:
         CheckpointError: nothing finished lies there, a file is damaged, or the parts were not made for each other.
     """
     found = _parts_at(path, trusted=trusted)
-    for kind, source in (("tokenizer", tokenizer_from), ("encoder", encoder_from)):
+    elsewhere = {"tokenizer": tokenizer_from, "generator": generator_from, "encoder": encoder_from}
+    for kind, source in elsewhere.items():
         if source is not None:
             found[kind] = part_of(source, kind, f"{kind}_from", trusted=trusted)
     check_requires(found)
@@ -96,6 +100,8 @@ def _parts_at(path: str | Path, *, trusted: bool) -> dict[str, Part]:
     root = located(path)
     if is_export(root):
         return read_export(root).parts
+    if is_checkpoint(root):
+        return _part_at_step(root, trusted)
     models = [root / kind / "model" for kind in PARTS] + [root / "model", root]
     parts = [read_part(model, trusted=trusted) for model in models if (model / "manifest.json").is_file()]
     if not parts:
@@ -106,6 +112,21 @@ def _parts_at(path: str | Path, *, trusted: bool) -> dict[str, Part]:
             fix="mmgen run, and then its directory, such as runs/quickstart",
         )
     return {part.kind: part for part in parts}
+
+
+def _part_at_step(checkpoint: Path, trusted: bool) -> dict[str, Part]:
+    """The part that a training would have published at a checkpoint: built as the one that it did publish."""
+    model = checkpoint.absolute().parent.parent / "model"
+    if not (model / "manifest.json").is_file():
+        raise CheckpointError(
+            f"{quoted(str(checkpoint))} is a checkpoint of a training that has not ended",
+            code="MMG-K05",
+            why="how its part is built is written at the end",
+            fix="the command that began it goes on with it",
+        )
+    part = read_part(model, trusted=trusted)
+    tensors = averaged(checkpoint, part.tensors.keys())
+    return {part.kind: with_fingerprint(replace(part, tensors=tensors, path=checkpoint))}
 
 
 def recorded_sampler(path: str | Path) -> dict[str, Any]:

@@ -292,6 +292,7 @@ def open_trio(
     sampler: Mapping[str, Any] | None = None,
     *,
     tokenizer_from: str | Path | None = None,
+    generator_from: str | Path | None = None,
     encoder_from: str | Path | None = None,
     device: str = "auto",
     trusted: bool = False,
@@ -300,11 +301,12 @@ def open_trio(
 
     Args:
         sampler: how tokens are drawn, its name and options; None takes the one that the run was judged with.
-        tokenizer_from, encoder_from: other runs or exports whose image tokenizer and encoder stand in.
+        tokenizer_from, generator_from, encoder_from: other runs, exports or checkpoints whose part stands in.
         device: where it computes, see `device_of`.
     """
     computes_on = device_of(device)
-    parts = read_parts(path, tokenizer_from=tokenizer_from, encoder_from=encoder_from, trusted=trusted)
+    elsewhere = {"tokenizer_from": tokenizer_from, "generator_from": generator_from, "encoder_from": encoder_from}
+    parts = read_parts(path, trusted=trusted, **elsewhere)
     components = {kind: load_part(part, trusted=trusted) for kind, part in parts.items()}
     return TextToImage(
         tokenizer=components.get("tokenizer"),

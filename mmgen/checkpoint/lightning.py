@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import Tensor
 
-from mmgen.checkpoint.files import read_manifest, verify_directory, write_directory_atomic
+from mmgen.checkpoint.files import MANIFEST, read_manifest, verify_directory, write_directory_atomic
 from mmgen.checkpoint.sharded import INDEX, STATE, TENSORS, StoredTensors, read_stored, save_sharded
 from mmgen.checkpoint.tensors import load_tensors, num_bytes, write_tensors
 from mmgen.checkpoint.tree import flatten, unflatten
@@ -20,6 +21,7 @@ from mmgen.files import read_json, remove, remove_leftovers
 from mmgen.ranks import current
 
 FORMAT = 1
+AVERAGED = "ema.module."  # before the names of the average's tensors in a task's state
 _PIECES = re.compile(r"rank-\d{5}\.safetensors")
 _STEP = re.compile(r"step-(\d+)")
 _MAX_STATE = 256_000_000
@@ -43,6 +45,11 @@ def newest_valid(checkpoints: str | Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
+def kept_checkpoints(checkpoints: str | Path) -> dict[int, Path]:
+    """The checkpoints that are whole, by their steps, the oldest first."""
+    return {_step(path) or 0: path for path in reversed(_newest_first(Path(checkpoints))) if _is_valid(path)}
+
+
 def verify(path: Path) -> None:
     """Raises CheckpointError unless a checkpoint is whole and holds what one may hold, sharded or not."""
     manifest = read_manifest(path)
@@ -56,12 +63,13 @@ class SafeCheckpointIO(CheckpointIO):
     Args:
         keep_last: how many checkpoints `step-…` stay in a directory; the older ones go once the new one has been read
             back and verified. None keeps all.
+        keep_every: those of steps that it divides stay beside them. None: none does.
     """
 
-    def __init__(self, keep_last: int | None = 2) -> None:
+    def __init__(self, keep_last: int | None = 2, keep_every: int | None = None) -> None:
         if keep_last is not None and keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, got {keep_last}")
-        self.keep_last = keep_last
+        self.keep_last, self.keep_every = keep_last, keep_every
         self._cleaned: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -133,7 +141,9 @@ class SafeCheckpointIO(CheckpointIO):
             return
         kept = 1
         for path in _newest_first(new.parent):
-            if path == new or _step(path) > _step(new):  # type: ignore[operator]
+            step = _step(path)
+            assert step is not None
+            if path == new or step > _step(new) or (self.keep_every and step % self.keep_every == 0):  # type: ignore[operator]
                 continue
             if kept < self.keep_last and _is_valid(path):
                 kept += 1
@@ -145,6 +155,27 @@ def stored_state(path: Path) -> dict[str, Any]:
     """A verified checkpoint whose tensors are still on the disk, each a `Stored`, to be read as far as is wanted."""
     found: dict[str, Any] = unflatten(_read_state(path), StoredTensors(path).tensors)
     return found
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory is called as a checkpoint is, and has a manifest."""
+    return _step(path) is not None and (path / MANIFEST).is_file()
+
+
+def averaged(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Of a training's checkpoint the moving average's tensors of these names: what would be published at that step.
+
+    Raises:
+        CheckpointError: it is damaged, or is of another component.
+    """
+    verify(path)
+    state = stored_state(path).get("state_dict")
+    found = {name: state.get(AVERAGED + name) for name in names} if isinstance(state, dict) else {}
+    if not found or any(tensor is None for tensor in found.values()):
+        raise CheckpointError(
+            f"{path} is no checkpoint of the part beside it", code="MMG-K05", fix="a run's own checkpoints/step-…"
+        )
+    return read_stored(found)
 
 
 def _read_state(path: Path) -> Any:

@@ -1,5 +1,5 @@
 """Several runs judged alike, and perhaps an encoder that comes with its weights: their figures side by side, and as
-curves over the one option in which the runs differ."""
+curves over the one option in which the runs differ; or one run as it was at several times of a training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmgen.checkpoint.lightning import kept_checkpoints
 from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.source import fresh_directory
 from mmgen.errors import ConfigError, MmgenError, quoted
@@ -53,6 +54,50 @@ def several(config: Mapping[str, Any], judge: Callable[[str], Path], rival: Call
     write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
     page = write_comparison(out, option, compared)
     _print(option, compared)
+    print(f"comparison: {page}")
+    return FAILED_PARTS if any(e.failed for one in compared for e in one.evaluations) else 0
+
+
+def over_time(config: Mapping[str, Any], source: Path, judge: Callable[[Path], Path]) -> int:
+    """Judges a run as it was at each checkpoint kept of one part's training, and writes comparison.json and
+    comparison.html, of curves over the minutes of that training.
+
+    Args:
+        source: the run; or the directory of that training.
+        judge: the run with this checkpoint in place of the part.
+
+    Raises:
+        ConfigError: MMG-C69, it kept fewer than two; MMG-C39, several runs or an encoder are named too.
+    """
+    kind = config["over"]
+    for key in ("runs", "encoder"):
+        if config.get(key):
+            raise ConfigError(
+                f"over={kind} judges one run at several times, and {key}= is given too",
+                code="MMG-C39",
+                where=key,
+                fix=f"leave out one of over= and {key}=",
+            )
+    stage = RunDirectory(source / kind if (source / kind / "checkpoints").is_dir() else source)
+    kept, status = kept_checkpoints(stage.checkpoints), stage.status()
+    if len(kept) < 2 or status.stage != kind:
+        what = "no training" if status.stage != kind else f"{len(kept)} checkpoints of the training"
+        raise ConfigError(
+            f"{quoted(str(source))} holds {what} of its {kind}",
+            code="MMG-C69",
+            where="over",
+            fix=f"train with stages.{kind}.task.keep_every=1000",
+        )
+    compared = []
+    for step, path in kept.items():
+        minutes = round(status.seconds * step / max(1, status.max_steps) / 60, 2)
+        print(f"{kind} at step {step} of {status.max_steps}, after {minutes:.1f} minutes", flush=True)
+        compared.append(Compared(f"step {step}", read_run(judge(path)).evaluations, minutes))
+    option = f"minutes of the {kind}'s training"
+    out = fresh_directory(config["out"], "comparisons", f"over {kind}")
+    write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
+    page = write_comparison(out, option, compared)
+    _print("minutes", compared)
     print(f"comparison: {page}")
     return FAILED_PARTS if any(e.failed for one in compared for e in one.evaluations) else 0
 

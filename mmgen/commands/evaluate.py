@@ -1,10 +1,12 @@
 """`mmgen evaluate run=RUN evaluator=[NAME,…]`: judges a finished run again, beside its first evaluation.
 
-Or several runs, side by side (`runs=`), or an encoder that comes with its weights (`encoder=`), or these together.
+Or several runs, side by side (`runs=`), or an encoder that comes with its weights (`encoder=`), or these together; or
+one run as it was at each checkpoint that it kept (`over=`).
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +16,9 @@ from typing import Any
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
 from mmgen.commands.attempts import FAILED_PARTS
-from mmgen.commands.comparison import several
+from mmgen.commands.comparison import over_time, several
 from mmgen.commands.evaluation import Evaluation
-from mmgen.commands.source import fresh_directory, open_model, pretrained, refuse_in_use
+from mmgen.commands.source import fresh_directory, open_model, pretrained, refuse_in_use, source_of
 from mmgen.data.pictures import Pictures
 from mmgen.errors import CheckpointError, ConfigError, DataError
 from mmgen.files import read_json
@@ -34,12 +36,17 @@ NO_SHEET = {"captions": [], "num_captions": 0, "num_images": 1, "keep": 1, "clas
 def main(config: dict[str, Any], positionals: list[str]) -> int:
     """Opens what is to be judged, reads the dataset, judges, and prints the figures and where they lie."""
     refuse_in_use(config["out"])
+    alone = {**config, "runs": [], "over": None, "out": None}
+    known: dict[str, Pictures] = {}
+    if config["over"]:
+        source = source_of(config["run"], *_needed(config))
+        then = {**alone, "run": str(source)}
+        return over_time(config, source, lambda at: _judge({**then, f"{config['over']}_from": str(at)}, known=known))
     if config["runs"]:
-        alone = {**config, "runs": [], "out": None}
         return several(
             config,
-            lambda run: _judge({**alone, "run": run, "encoder": None}),
-            lambda run: _judge(alone, beside=Path(run)),
+            lambda run: _judge({**alone, "run": run, "encoder": None}, known=known),
+            lambda run: _judge(alone, beside=Path(run), known=known),
         )
     out = _judge(config)
     print(summary(out))
@@ -47,9 +54,9 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     return failures(out)
 
 
-def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
+def _judge(config: dict[str, Any], beside: Path | None = None, known: dict[str, Pictures] | None = None) -> Path:
     """Judges one model; the directory of what was found. An encoder without a run is judged on the pictures that the
-    run `beside` it would be."""
+    run `beside` it would be. Pictures that are `known`, by their config, are not read again."""
     if config["encoder"] is not None:
         model, source = pretrained(config), None
     else:
@@ -58,7 +65,10 @@ def _judge(config: dict[str, Any], beside: Path | None = None) -> Path:
     recorded = _recorded(like)
     chosen = _chosen(config, recorded)
     needs_of(chosen["evaluator"])  # a mistake is told before anything is read
-    pictures = _pictures(chosen["dataset"], trusted=config["dataset"] is not None)
+    known, of = {} if known is None else known, json.dumps(chosen["dataset"])
+    if of not in known:
+        known[of] = _pictures(chosen["dataset"], trusted=config["dataset"] is not None)
+    pictures = known[of]
     _check_size(model, pictures)
     about = {
         "run": str(source or config["encoder"]["name"]),

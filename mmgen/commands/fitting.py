@@ -36,6 +36,7 @@ class Fit:
         kind: tokenizer, generator or encoder.
         trainer: the config's section.
         checkpoint_every: steps.
+        keep_every: checkpoints of steps that it divides stay; None: the newest two alone.
         experiment: the run's name, for the message that tells how to go on.
         directory: the stage's.
         loggers: Lightning's own, beside the run's.
@@ -44,6 +45,7 @@ class Fit:
     kind: str
     trainer: Mapping[str, Any]
     checkpoint_every: int
+    keep_every: int | None
     experiment: str
     directory: RunDirectory
     loggers: Sequence[str] = ()
@@ -71,6 +73,7 @@ class Fit:
                 self.checkpoint_every,
                 saved=lambda step: status("running", step),
                 failed=lambda error: printed(error.render()) if current().first else None,
+                keep_every=self.keep_every,
             )
             trainer = self._make([stop, ShowProgress(bar), MeasureSpeed(), save, *more], logger)
             try:
@@ -118,7 +121,8 @@ class Fit:
     def _make(self, callbacks: list[pl.Callback], logger: RunLogger) -> pl.Trainer:
         options = {**trainer_options(self.trainer), "default_root_dir": str(self.directory.path)}
         loggers = [logger, *make_loggers(self.loggers, self.directory.path)]  # pictures are for the first alone
-        return pl.Trainer(**options, logger=loggers, callbacks=callbacks, plugins=[SafeCheckpointIO()])
+        files = SafeCheckpointIO(keep_every=self.keep_every)
+        return pl.Trainer(**options, logger=loggers, callbacks=callbacks, plugins=[files])
 
     def _alone(self, error: BaseException, step: int) -> MmgenError:
         ranks = current()

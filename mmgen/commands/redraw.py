@@ -20,7 +20,7 @@ from mmgen.text_to_image import TextToImage
 
 EXAMPLE = 'mmgen redraw picture.png "a cat" row=16'
 AGAIN = (
-    *("run", "tokenizer_from", "encoder_from", "num_images", "keep", "seed"),
+    *("run", "tokenizer_from", "generator_from", "encoder_from", "num_images", "keep", "seed"),
     *("row", "column", "mask", "unit", "keep_pixels"),
 )
 

@@ -9,7 +9,8 @@ from mmgen.commands.source import fresh_directory, open_model, refuse_in_use
 from mmgen.errors import ConfigError
 from mmgen.progress import Bar
 
-AGAIN = ("run", "tokenizer_from", "encoder_from", "num_images", "keep", "seed")  # what decides the pictures
+# What decides the pictures.
+AGAIN = ("run", "tokenizer_from", "generator_from", "encoder_from", "num_images", "keep", "seed")
 
 
 def main(config: dict[str, Any], positionals: list[str]) -> int:

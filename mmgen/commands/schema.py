@@ -75,6 +75,7 @@ class TaskConfig:
     ema_decay: float = _option(0.999, "moving average of the weights; 0 switches it off", low=0, high=1)
     ema_every: int = _option(1, "optimizer steps between two updates of the average", low=1)
     checkpoint_every: int = _option(200, "steps", low=1)
+    keep_every: int | None = _option(None, "checkpoints of steps that it divides stay; null: the newest two", low=1)
     alternative_captions: float = _option(0.0, "how often training takes another of a sample's captions", low=0, high=1)
     caption_noise: float = _option(0.0, "share of the training samples whose captions are spoilt", low=0, high=1)
     caption_noise_kind: Literal["another", "words", "dropped", "soup"] = _option(
@@ -221,6 +222,7 @@ class TrainCommand(Training):
 
 DEVICE = "cpu, cuda:0 …; auto: this process's GPU, where there is one"
 TOKENIZER_FROM = "a run or an export whose image tokenizer to use"
+GENERATOR_FROM = "a run, an export or a run's checkpoint whose generator to use"
 ENCODER_FROM = "a run or an export whose encoder ranks, instead of the run's own"
 
 
@@ -228,6 +230,7 @@ ENCODER_FROM = "a run or an export whose encoder ranks, instead of the run's own
 class SampleCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    generator_from: str | None = _option(None, GENERATOR_FROM)
     encoder_from: str | None = _option(None, ENCODER_FROM)
     num_images: int = _option(8, "drawn for each caption; the encoder ranks them", low=1)
     keep: int | None = _option(None, "kept of them, best first; null: four, or all where fewer are drawn", low=1)
@@ -278,7 +281,11 @@ class ClassifyCommand:
 class EvaluateCommand:
     run: str | None = _option(None, "a run or an export; null: the newest finished run under runs/")
     runs: list[str] = _option([], "several instead, each judged, with a page that compares them")
+    over: Literal["generator", "encoder"] | None = _option(
+        None, "judges the run as it was at each checkpoint kept of this part's training, with curves over minutes"
+    )
     tokenizer_from: str | None = _option(None, TOKENIZER_FROM)
+    generator_from: str | None = _option(None, GENERATOR_FROM)
     encoder_from: str | None = _option(None, ENCODER_FROM)
     dataset: dict[str, Any] | None = _option(None)
     encoder: dict[str, Any] | None = _option(None)

@@ -28,8 +28,8 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
     """The model that a command's config asks for, and where it lies.
 
     Args:
-        config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from` and `encoder_from`. A
-            sampler's options without its name are for the one that the run was judged with.
+        config: `run` and `device`, and where the command has them `sampler`, `tokenizer_from`, `generator_from`
+            and `encoder_from`. A sampler's options without its name are for the one that the run was judged with.
         needs: kinds of parts; where no run is named, it is the newest finished one that has these.
         order: of the generator's stream, where no run is named.
 
@@ -40,7 +40,7 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
     sampler = config.get("sampler")
     if sampler and "name" in sampler:
         registry.build("sampler", sampler)  # a mistake is told before anything is read
-    elsewhere = {kind: config.get(f"{kind}_from") for kind in ("tokenizer", "encoder")}
+    elsewhere = {kind: config.get(f"{kind}_from") for kind in PARTS}
     source = source_of(config["run"], *(kind for kind in needs if not elsewhere.get(kind)), order=order)
     if sampler and "name" not in sampler:
         sampler = registry.complete("sampler", {**recorded_sampler(source), **sampler}, trusted=False)
@@ -48,6 +48,7 @@ def open_model(config: Mapping[str, Any], *needs: str, order: Order = "text_firs
         source,
         sampler,
         tokenizer_from=elsewhere["tokenizer"],
+        generator_from=elsewhere["generator"],
         encoder_from=elsewhere["encoder"] or _encoder_beside(source),
         device=config["device"],
     )
@@ -61,7 +62,7 @@ def pretrained(config: Mapping[str, Any]) -> TextToImage:
         ConfigError: a run is named too, or the encoder has no weights before it is trained.
     """
     options = config["encoder"]
-    for key in ("run", "tokenizer_from", "encoder_from"):
+    for key in ("run", *(f"{kind}_from" for kind in PARTS)):
         if config.get(key):
             raise ConfigError(
                 f"encoder={options['name']} is judged without a run, and {key}={config[key]} names one",

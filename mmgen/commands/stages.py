@@ -191,8 +191,9 @@ class _Training:
 
     def _fit(self) -> Fit:
         stage = self.stage
-        every, loggers = stage.task["checkpoint_every"], stage.tracking["loggers"]
-        return Fit(stage.kind, stage.trainer, every, stage.experiment, self.directory, loggers)
+        every, kept = stage.task["checkpoint_every"], stage.task["keep_every"]
+        loggers = stage.tracking["loggers"]
+        return Fit(stage.kind, stage.trainer, every, kept, stage.experiment, self.directory, loggers)
 
     def _component(self, init_from: Part | None) -> tuple[Any, dict[str, Any], AnyTextTokenizer | None]:
         """The untrained component, the build arguments that a file can hold, and its text tokenizer."""

@@ -78,6 +78,7 @@ class SaveCheckpoints(pl.Callback):
     Args:
         directory: gets one `step-…` for each.
         every: steps between two.
+        keep_every: steps that it divides have one as well, if it is not None.
         saved: called with the step after each, once it lies safely on the disk.
         failed: called with the error of a write that is forgiven.
     """
@@ -88,15 +89,18 @@ class SaveCheckpoints(pl.Callback):
         every: int,
         saved: Callable[[int], None],
         failed: Callable[[CheckpointError], None],
+        keep_every: int | None = None,
     ) -> None:
-        self.directory, self.every, self.saved, self.failed = directory, max(1, every), saved, failed
+        self.directory, self.saved, self.failed = directory, saved, failed
+        self.intervals = [max(1, interval) for interval in (every, keep_every) if interval is not None]
         self._last, self._failures = -1, 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if not _amid_step(trainer) and (trainer.global_step % self.every == 0 or trainer.should_stop):
+        due = any(trainer.global_step % interval == 0 for interval in self.intervals)
+        if not _amid_step(trainer) and (due or trainer.should_stop):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, checkpoint_path, newest_valid
+from mmgen.checkpoint.lightning import SafeCheckpointIO, checkpoint_path, kept_checkpoints, newest_valid
 from mmgen.errors import CheckpointError
 
 STEPS = 12
@@ -155,8 +155,8 @@ def test_tensors_go_where_they_are_asked_to(tmp_path):
         assert io.load_checkpoint(tmp_path / "c", map_location=place)["a"].device.type == "cpu"
 
 
-def saved(tmp_path, *steps, keep_last=2):
-    io = SafeCheckpointIO(keep_last=keep_last)
+def saved(tmp_path, *steps, keep_last=2, keep_every=None):
+    io = SafeCheckpointIO(keep_last=keep_last, keep_every=keep_every)
     for step in steps:
         io.save_checkpoint({"global_step": step}, checkpoint_path(tmp_path, step))
     return io
@@ -178,6 +178,13 @@ def test_only_the_last_are_kept(tmp_path, keep_last, kept):
     assert names(tmp_path) == ["other", *(f"step-00000{step}" for step in kept)]
     with pytest.raises(ValueError, match="keep_last"):
         SafeCheckpointIO(keep_last=0)
+
+
+def test_those_of_chosen_steps_stay(tmp_path):
+    saved(tmp_path, 1, 2, 3, 4, 5, 6, 7, 8, 9, keep_last=1, keep_every=3)
+    assert list(kept_checkpoints(tmp_path)) == [3, 6, 9]
+    saved(tmp_path, 10, 11, keep_last=1, keep_every=3)
+    assert list(kept_checkpoints(tmp_path)) == [3, 6, 9, 11]
 
 
 def test_newer_ones_are_never_removed(tmp_path):

@@ -10,8 +10,11 @@ import pytest
 import torch
 import yaml
 
+import mmgen
 from mmgen.commands.comparison import varied
+from mmgen.errors import CheckpointError
 from mmgen.images import save_png
+from mmgen.loading import PARTS
 from mmgen.runs.directory import RunDirectory
 from tests.tiny import files
 
@@ -132,6 +135,9 @@ def test_an_encoder_that_comes_with_its_weights_is_judged_without_a_run(call, wo
         (["runs=[runs/tiny,runs/tiny]", "evaluator=[retrieval]"], "MMG-C39", "two runs or more"),
         (["runs=[runs/tiny,runs/b]", "run=runs/tiny", "evaluator=[retrieval]"], "MMG-C39", "run= is given too"),
         (["run=runs/tiny", "evaluator=[zero_shot]", "evaluator.zero_shot.templates=[a cat]"], "MMG-C04", "no place"),
+        (["runs=[runs/tiny]", "over=encoder", "evaluator=[retrieval]"], "MMG-C39", "runs= is given too"),
+        ([COLOURS, "over=encoder", "evaluator=[linear_probe]"], "MMG-C39", "encoder= is given too"),
+        (["run=runs/tiny/tokenizer", "over=generator", "evaluator=[reconstruction]"], "MMG-C69", "no training"),
     ],
 )
 def test_what_cannot_be_judged_is_told_and_leaves_nothing(call, work, classes, arguments, code, said):
@@ -175,6 +181,49 @@ def test_several_runs_stand_side_by_side_over_the_option_that_tells_them_apart(c
     for run in ("noisy-0", "noisy-1"):
         assert len(list((work / "runs" / run / "evaluations").iterdir())) == 1
         shutil.rmtree(work / "runs" / run)
+
+
+def test_a_run_is_judged_as_it_was_at_each_checkpoint_that_it_kept(call, work):
+    """The last one is the run itself."""
+    judge = ["evaluate", "run=runs/tiny", "evaluator=[retrieval]", "evaluator.retrieval.split=val"]
+    code, out, err = call(*judge, "over=encoder", "out=over")
+    assert code == 0, err
+    assert err.count("reading: 60/60") == 1
+    assert "encoder at step 20 of 24" in out
+    found = json.loads((work / "over/comparison.json").read_text())
+    assert found["option"] == "minutes of the encoder's training"
+    assert [run["run"] for run in found["runs"]] == ["step 20", "step 24"]
+    seconds = RunDirectory(work / "runs/tiny/encoder").status().seconds
+    assert [run["value"] for run in found["runs"]] == pytest.approx([seconds * 20 / 24 / 60, seconds / 60], abs=0.01)
+    assert "<svg" in (work / "over/comparison.html").read_text()
+    assert call(*judge, "out=itself")[0] == 0
+    own = numbers(evaluation(work, "itself"), "retrieval")
+    assert {figure["name"]: figure["value"] for figure in found["runs"][1]["figures"]} == {
+        name: number["value"] for name, number in own.items()
+    }
+
+
+def test_a_checkpoint_holds_what_would_have_been_published(work):
+    run = work / "runs/tiny"
+    published = mmgen.load(str(run))
+    steps = run / "generator/checkpoints"
+    last = mmgen.load(str(run), generator_from=str(steps / "step-000024"))
+    before = mmgen.load(str(run), generator_from=str(steps / "step-000020"))
+    assert last.fingerprints == published.fingerprints
+    assert {kind for kind in PARTS if before.fingerprints[kind] != last.fingerprints[kind]} == {"generator"}
+    drawn = [model.draw(["a red bar"], num_images=2, seed=3)[0].image_tokens for model in (published, last, before)]
+    assert torch.equal(drawn[0], drawn[1])
+    alone = mmgen.load(str(steps / "step-000020"), tokenizer_from=str(run), encoder_from=str(run))
+    assert torch.equal(alone.draw(["a red bar"], num_images=2, seed=3)[0].image_tokens, drawn[2])
+
+
+def test_a_checkpoint_of_a_training_that_has_not_ended_is_no_part(work, tmp_path):
+    shutil.copytree(work / "runs/tiny/generator/checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="a training that has not ended"):
+        mmgen.load(str(tmp_path / "checkpoints/step-000020"))
+    shutil.copytree(work / "runs/tiny/encoder/model", tmp_path / "model")
+    with pytest.raises(CheckpointError, match="no checkpoint of the part beside it"):
+        mmgen.load(str(tmp_path / "checkpoints/step-000020"))
 
 
 def test_an_encoder_that_comes_with_its_weights_stands_beside_runs_on_the_same_pictures(call, work, classes):

@@ -27,6 +27,15 @@ def test_checkpoints_come_at_their_interval_and_at_the_end(tmp_path):
     assert_equal(state["state_dict"], dict(task.state_dict()))
 
 
+def test_steps_that_are_to_stay_have_a_checkpoint_of_their_own(tmp_path):
+    saved: list[int] = []
+    fit(
+        make_task("tokenizer", Brightness(), steps=7),
+        SaveCheckpoints(tmp_path, 4, saved=saved.append, failed=pytest.fail, keep_every=3),
+    )
+    assert saved == [3, 4, 6, 7]
+
+
 def test_the_end_is_not_saved_twice(tmp_path):
     saved = []
     fit(
