@@ -31,19 +31,19 @@ from mmgen.scenes.drawing import DRAWING_VERSION, draw, draw_top
 from mmgen.scenes.grammar import captions
 from mmgen.scenes.layout import Layout, layout_json
 from mmgen.scenes.lexicon import thing
-from mmgen.scenes.sampling import SPLITS, Dice, layout_for, scene_of
+from mmgen.scenes.sampling import SPLITS, Dice, check_emphasis, emphasised, layout_for, scene_of
 
 
 class Scenes:
     """Drawn scenes with exact captions: objects, pairs in a relation, corners to redraw, counted things with fills,
     words, hybrids such as "a red square cat", and pictures above a transformed copy of themselves.
 
-    Picture number i of a split is a function of (seed, i), whatever the other options but `kinds`, `weights` and
-    `backgrounds`; there is nothing to download. `train` and `val` hold nothing that `mmgen.scenes.heldout` keeps out;
-    each `heldout_…` split holds what one of its rules keeps out, and nothing that another does: `heldout_objects`,
-    `heldout_pairs`, `heldout_redraws`, `heldout_counts`, `heldout_words`, `heldout_hybrids` and
-    `heldout_transformations`, of the chosen kinds. Beside each stands a split `seen_…` of the same kind, whose scenes
-    break no rule.
+    Picture number i of a split is a function of (seed, i), whatever the other options but `kinds`, `weights`,
+    `emphasis` and `backgrounds`; there is nothing to download. `train` and `val` hold nothing that
+    `mmgen.scenes.heldout` keeps out; each `heldout_…` split holds what one of its rules keeps out, and nothing that
+    another does: `heldout_objects`, `heldout_pairs`, `heldout_redraws`, `heldout_counts`, `heldout_words`,
+    `heldout_hybrids` and `heldout_transformations`, of the chosen kinds. Beside each stands a split `seen_…` of the
+    same kind, whose scenes break no rule.
 
     Its attributes are `kind`; `scene`, the canonical description as JSON (`mmgen.scenes.description.from_json`);
     `layout`, where things stand (`mmgen.scenes.layout.layout_from_json`); what the kind has: `shape`, `colour`,
@@ -56,13 +56,16 @@ class Scenes:
         seed: another seed, other pictures.
         kinds: of object, pair, corner, count, word, hybrid, transformation; null: all.
         weights: how often each of the kinds comes in `train` and `val`; null: equally often.
+        emphasis: by a relation, size, fill, part or transformation, how many times as often as the others of its kind
+            scenes that have it come in `train` and `val`: `{inside: 3}`. Of several, the largest counts.
         backgrounds: of white, grey, cream, dark; half the pictures have the first one, which is white in null, all
             four. What is made greyscale stands on white or dark whatever is chosen.
         num_val: how many are in `val`.
         num_heldout: how many are in each `heldout_…` and each `seen_…` split.
 
     Raises:
-        ValueError: a size outside that range, no pictures, an unknown kind or background, weights that do not fit.
+        ValueError: a size outside that range, no pictures, an unknown kind or background, weights that do not fit,
+            emphasis on what is not known.
     """
 
     classes: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -87,6 +90,7 @@ class Scenes:
         backgrounds: list[str] | None = None,
         num_val: int = 500,
         num_heldout: int = 500,
+        emphasis: dict[str, float] | None = None,
     ) -> None:
         if not 32 <= image_size <= 256:
             raise ValueError(f"image_size must be from 32 to 256, got {image_size}")
@@ -98,6 +102,8 @@ class Scenes:
         self.weights = [1.0] * len(self.kinds) if weights is None else list(weights)
         if len(self.weights) != len(self.kinds) or min(self.weights) < 0 or sum(self.weights) <= 0:
             raise ValueError(f"weights needs a number for each of {self.kinds}, none negative, got {weights}")
+        self.emphasis = dict(emphasis or {})
+        check_emphasis(self.emphasis)
         sizes = {"train": num_samples, "val": num_val}
         sizes |= {split: num_heldout for split, (kind, _) in SPLITS.items() if kind in self.kinds}
         self.splits: dict[str, range] = {}
@@ -107,6 +113,7 @@ class Scenes:
             start += size
         self.ids = [f"{split}-{number}" for split, size in sizes.items() for number in range(size)]
         options = [DRAWING_VERSION, image_size, seed, self.kinds, self.weights, self.backgrounds, sizes]
+        options += [self.emphasis] if self.emphasis else []
         self.fingerprint = "scenes-" + hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -147,7 +154,9 @@ class Scenes:
         kind, rule = SPLITS.get(split, (None, None))
         if kind is None:
             kind = self.kinds[dice.weighted(self.weights)]
-        scene = scene_of(kind, dice, rule, self.backgrounds)
+            scene = emphasised(kind, dice, self.backgrounds, self.emphasis)
+        else:
+            scene = scene_of(kind, dice, rule, self.backgrounds)
         return scene, layout_for(scene.canonical(), dice), dice
 
     def _attributes(self, scene: Scene, layout: Layout, dice: Dice) -> dict[str, str]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmgen.evaluators.scene_figures import Judgements
-from mmgen.evaluators.scene_sheets import Chosen, failures_of, judged, sheet_of
+from mmgen.evaluators.scene_sheets import Judged, failures_of, judged, sheet_of
+from mmgen.evaluators.sheets import Chosen
 from mmgen.protocols import Evidence, Findings, Needs, Sample, Setting
 from mmgen.scenes.description import Scene, from_json
 from mmgen.scenes.grammar import captions
@@ -78,7 +79,8 @@ class SceneJudge:
         """Starts anew."""
         self._seed, self._region = setting.seed, self.region
         self._found = Judgements(f"of {setting.split}{self._given()}", self.attributes, self.noise)
-        self._sheet, self._failures = Chosen(self.shown, setting.seed), Chosen(FAILURES, setting.seed)
+        self._sheet: Chosen[Judged] = Chosen(self.shown, setting.seed)
+        self._failures: Chosen[Judged] = Chosen(FAILURES, setting.seed)
 
     def _given(self) -> str:
         shares = [(self.region.row, "above"), (self.region.column, "at the left")]

@@ -23,11 +23,14 @@ from mmgen.evaluators.prompts import (
     usable_classes,
     why_not,
 )
+from mmgen.evaluators.sheets import Chosen, enlarged, two_columns
+from mmgen.images import to_bytes
 from mmgen.protocols import Evidence, Finding, Findings, Names, Needs, Sample, Setting
 
 __all__ = ["ZeroShot", "fields", "fill"]
 
 TOP = 5
+SHOWN = 32  # pictures of an attribute with what each was called, and as many that were mistaken
 CONFUSION = 20  # classes in a table of confusions, at most
 
 
@@ -45,10 +48,28 @@ class Question:
         return captions_of(self.templates, self.attribute, self.choices, dict(self.context), names)
 
 
+@dataclass(frozen=True)
+class Called:
+    """A picture and what it was called."""
+
+    id: str
+    image: Tensor  # (3,H,W) uint8
+    truth: str
+    answer: str
+
+    @property
+    def row(self) -> tuple[str, list[Tensor]]:
+        """Of a sheet."""
+        said = self.truth if self.truth == self.answer else f"{self.truth}, called {self.answer}"
+        return said, [enlarged(self.image)]
+
+
 @dataclass
 class Answers:
-    """What was answered about one attribute."""
+    """What was answered about one attribute, and some of the pictures, chosen by the seed."""
 
+    some: Chosen[Called]
+    mistaken: Chosen[Called]
     pairs: list[tuple[str, str]] = field(default_factory=list)  # truth, answer
     ranks: list[int] = field(default_factory=list)  # of the truth, from 1
     choices: list[int] = field(default_factory=list)  # how many each was put among
@@ -111,7 +132,9 @@ class ZeroShot:
         self._names: Names = {}
         if self.prompts is not None and self._classes:
             self._take_prompts(self.prompts, setting)
-        self._answers: dict[str, Answers] = defaultdict(Answers)
+        self._answers: dict[str, Answers] = defaultdict(
+            lambda: Answers(Chosen(SHOWN, setting.seed), Chosen(SHOWN, setting.seed))
+        )
         self._known: dict[Question, Tensor] = {}  # features of questions that every picture shares
 
     def _take_prompts(self, prompts: str, setting: Setting) -> None:
@@ -139,7 +162,14 @@ class ZeroShot:
         images = evidence.image_features.cpu().float()
         for question, rows in asked.items():
             classes = self._known[question] if question in self._known else features[question]
-            self._answer(question, classes, images[[row for row, _ in rows]], [truth for _, truth in rows])
+            places = [row for row, _ in rows]
+            answers = self._answer(question, classes, images[places], [truth for _, truth in rows])
+            found = self._answers[question.attribute]
+            for (row, truth), answer in zip(rows, answers, strict=True):
+                called = Called(evidence.samples[row]["id"], to_bytes(evidence.images[row].cpu()), truth, answer)
+                found.some.offer(called)
+                if answer != truth:
+                    found.mistaken.offer(called)
 
     def _questions(self, sample: Sample) -> list[tuple[Question, str]]:
         """What can be asked of a sample: of each attribute that a template, filled with its attributes, names."""
@@ -180,16 +210,16 @@ class ZeroShot:
                 self._known[question] = found[question]
         return found
 
-    def _answer(self, question: Question, classes: Tensor, images: Tensor, truths: Sequence[str]) -> None:
-        """Pictures (S,D) among class captions (templates,choices,D)."""
+    def _answer(self, question: Question, classes: Tensor, images: Tensor, truths: Sequence[str]) -> list[str]:
+        """Pictures (S,D) among class captions (templates,choices,D): what each is called."""
         found = self._answers[question.attribute]
         place = {choice: i for i, choice in enumerate(question.choices)}
         truth = torch.tensor([place[name] for name in truths])
         scores = images @ normalize(classes.mean(dim=0), dim=-1).T
         ranks = _ranks(scores, truth)
         rivals = scores.scatter(1, truth[:, None], -torch.inf).argmax(dim=1)
-        answers = torch.where(ranks == 1, truth, rivals)
-        found.pairs += [(name, question.choices[answer]) for name, answer in zip(truths, answers.tolist(), strict=True)]
+        answers = [question.choices[place] for place in torch.where(ranks == 1, truth, rivals).tolist()]
+        found.pairs += zip(truths, answers, strict=True)
         found.ranks += ranks.tolist()
         found.choices += [len(question.choices)] * len(truths)
         found.templates += [len(question.templates)] * len(truths)
@@ -199,6 +229,7 @@ class ZeroShot:
             found.alone[template] += right
             if number == 0:
                 found.first += right
+        return answers
 
     def compute(self) -> Findings:
         """The accuracies over everything since `begin`."""
@@ -208,10 +239,12 @@ class ZeroShot:
             return Findings([], stood_aside="no picture has the attributes that the templates name")
         numbers: list[Finding] = []
         tables: dict[str, list[dict[str, Any]]] = {}
+        pictures: dict[str, Tensor] = {}
         for attribute, found in self._answers.items():
             numbers += self._numbers(attribute, found)
             tables |= self._tables(attribute, found)
-        return Findings(numbers, tables, depends_on=("dataset", "encoder"))
+            pictures |= _pictures(attribute, found)
+        return Findings(numbers, tables, pictures, depends_on=("dataset", "encoder"))
 
     def _numbers(self, attribute: str, found: Answers) -> list[Finding]:
         n, values = len(found.ranks), self._classes[attribute]
@@ -259,6 +292,12 @@ class ZeroShot:
 
     def _all_of(self, values: Sequence[str]) -> bool:
         return self.choices is None or len(values) <= self.choices
+
+
+def _pictures(attribute: str, found: Answers) -> dict[str, Tensor]:
+    sheets = {f"Zero-shot: {attribute}, {len(found.some)} pictures chosen by the seed": found.some}
+    sheets[f"Zero-shot: {attribute}, mistaken, chosen by the seed"] = found.mistaken
+    return {title: two_columns([called.row for called in chosen], []) for title, chosen in sheets.items() if chosen}
 
 
 def _averaged(features: Tensor, cells: Sequence[Sequence[int]]) -> Tensor:

@@ -179,9 +179,16 @@ def preprocessor_config(path: Path) -> dict[str, Any]:
         CheckpointError: they are normalised, cropped or resized in a way that mmgen has not.
     """
     content = read_json(path)
-    for key in ("do_normalize", "do_center_crop"):
+    for key in ("do_normalize", "do_center_crop", "do_resize", "do_rescale"):
         if content.get(key) is False:
             raise unlike(path, f"{key} is false")
+    size, crop = content.get("size"), content.get("crop_size")
+    if isinstance(size, dict) and "shortest_edge" not in size:
+        raise unlike(path, f"size is {quoted(size, 60)}: pictures are squashed")
+    shortest = size["shortest_edge"] if isinstance(size, dict) else size
+    edges = list(crop.values()) if isinstance(crop, dict) else [crop]
+    if size is not None and crop is not None and any(edge != shortest for edge in edges):
+        raise unlike(path, f"size is {quoted(size, 60)} and crop_size {quoted(crop, 60)}: a border is cut off")
     if content.get("resample") not in (None, _BICUBIC):
         raise unlike(path, f"resample is {quoted(content['resample'], 60)}")
     return _pixels(path, content.get("image_mean"), content.get("image_std"))

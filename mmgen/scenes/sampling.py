@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from math import inf
 
 from mmgen.errors import DataError
 from mmgen.scenes.description import (
@@ -16,6 +17,7 @@ from mmgen.scenes.description import (
     MAX_LETTERS,
     MAX_NUMBER,
     PART_SETS,
+    PARTS,
     RELATIONS,
     SHAPES,
     SIZES,
@@ -49,6 +51,13 @@ SPLITS: dict[str, tuple[str, str | None]] = {
     "heldout_words": ("word", "word"),
     "heldout_hybrids": ("hybrid", "part"),
     "heldout_transformations": ("transformation", "transformation"),
+}
+# What `emphasis` may name, of each kind.
+EMPHASISED: dict[str, Sequence[str]] = {
+    "pair": RELATIONS,
+    "count": (*SIZES, *FILLS),
+    "hybrid": PARTS,
+    "transformation": TRANSFORMATIONS,
 }
 SPLITS |= {split.replace("heldout", "seen"): (kind, None) for split, (kind, _) in SPLITS.items()}
 
@@ -89,6 +98,38 @@ def scene_of(kind: str, dice: Dice, rule: str | None = None, backgrounds: Sequen
             continue  # such as two equal things
         if broken_rules(scene) == wanted and not _misses(scene, rule):
             return scene
+
+
+def check_emphasis(emphasis: Mapping[str, float]) -> None:
+    """Raises ValueError where it names what no scene has, or a number is not above 0."""
+    known = [value for values in EMPHASISED.values() for value in values]
+    for value, times in emphasis.items():
+        if value not in known or not 0 < times < inf:
+            raise ValueError(f"emphasis is a number above 0 by one of {', '.join(known)}, got {value}: {times}")
+
+
+def emphasised(kind: str, dice: Dice, backgrounds: Sequence[str], emphasis: Mapping[str, float]) -> Scene:
+    """A scene of a kind that breaks no rule; one with a value of `emphasis` so many times as often as without."""
+    times = {value: emphasis[value] for value in EMPHASISED.get(kind, ()) if value in emphasis}
+    scene = scene_of(kind, dice, None, backgrounds)
+    while times and not dice.happens(_emphasis(scene, times) / max(1.0, *times.values())):
+        scene = scene_of(kind, dice, None, backgrounds)
+    return scene
+
+
+def _emphasis(scene: Scene, times: Mapping[str, float]) -> float:
+    match scene:
+        case Pair():
+            values: tuple[str, ...] = (scene.relation,)
+        case Count():
+            values = (scene.size, scene.fill)
+        case Hybrid():
+            values = scene.parts
+        case Transformation():
+            values = (scene.transformation,)
+        case _:
+            values = ()
+    return max((times[value] for value in values if value in times), default=1.0)
 
 
 def layout_for(scene: Scene, dice: Dice) -> Layout:

@@ -147,6 +147,25 @@ def test_kinds_weights_and_backgrounds():
     assert 195 < backgrounds["cream"] < 255
 
 
+def test_what_is_emphasised_comes_so_many_times_as_often_in_training_alone():
+    """Of 5 relations one four times as often: half of the pairs; of 4 fills one twice as often: 40 % of the counts."""
+    plain = Scenes(num_samples=1200, kinds=["pair", "count"], num_heldout=300)
+    dataset = Scenes(
+        num_samples=1200, kinds=["pair", "count"], num_heldout=300, emphasis={"inside": 4.0, "dotted": 2.0}
+    )
+    scenes = [dataset.scene(i)[0] for i in dataset.splits["train"]]
+    pairs = [scene for scene in scenes if kind_of(scene) == "pair"]
+    fills = Counter(scene.fill for scene in scenes if kind_of(scene) == "count")
+    assert 540 < len(pairs) < 660
+    assert sum(scene.relation == "inside" for scene in pairs) / len(pairs) == pytest.approx(0.5, abs=0.08)
+    assert fills["dotted"] / fills.total() == pytest.approx(0.4, abs=0.08)
+    assert fills["plain"] / fills.total() == pytest.approx(0.2, abs=0.08)
+    held_out = dataset.splits["heldout_pairs"]
+    assert [dataset.scene(i) for i in held_out] == [plain.scene(i) for i in held_out]
+    assert not any(is_held_out(scene) for scene in scenes)
+    assert data_fingerprint(dataset) != data_fingerprint(plain)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -160,8 +179,10 @@ def test_kinds_weights_and_backgrounds():
         {"kinds": ["pair"], "weights": [1, 2]},
         {"kinds": ["pair"], "weights": [0]},
         {"weights": [-1, 1, 1, 1, 1, 1, 1]},
+        {"emphasis": {"beside": 2.0}},
+        {"emphasis": {"inside": 0.0}},
     ],
 )
 def test_bad_options_are_refused(options: dict):
-    with pytest.raises(ValueError, match=r"must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs|emphasis is"):
         Scenes(**options)

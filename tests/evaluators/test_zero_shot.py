@@ -220,6 +220,26 @@ def test_each_caption_alone_stands_beside_the_ensemble(captions, sample, number)
     ]
 
 
+def test_pictures_are_shown_by_chance_and_those_that_were_mistaken(captions, sample):
+    """Of 40 pictures 32 are shown, the same however they come in chunks; three are called something else."""
+    where = setting(captions, {"kind": ["a", "b"]}, ["a {kind}"])
+    samples = [sample(id=str(i), kind="a") for i in range(40)]
+    looks = captions.features(["a b" if i in (3, 5, 9) else "a a" for i in range(40)])
+    images = torch.linspace(0, 1, 40)[:, None, None, None].expand(40, 3, 8, 8)
+    sheets = []
+    for chunks in ([slice(0, 40)], [slice(25, 40), slice(0, 25)]):
+        evaluator = ZeroShot()
+        evaluator.begin(where)
+        for chunk in chunks:
+            evaluator.update(Evidence(samples[chunk], images[chunk], image_features=looks[chunk]))
+        sheets.append(evaluator.compute().pictures)
+    titles = ["Zero-shot: kind, 32 pictures chosen by the seed", "Zero-shot: kind, mistaken, chosen by the seed"]
+    assert list(sheets[0]) == list(sheets[1]) == titles
+    for title in titles:
+        assert torch.equal(sheets[0][title], sheets[1][title])
+    assert sheets[0][titles[0]].shape[1] > 4 * sheets[0][titles[1]].shape[1]
+
+
 def test_templates_of_ones_own_stand_in_for_the_datasets(captions, sample):
     evaluator = ZeroShot(choices=3, attributes=["tone"], templates=["a photo of {}", "{tone}, {name}"])
     samples = [sample(id="x", name=NAMES[7], tone="dark")]

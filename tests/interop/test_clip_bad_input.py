@@ -293,7 +293,17 @@ def test_pictures_that_open_clip_resizes_otherwise(refused, key, value):
     assert f"preprocess_cfg.{key} is {value!r}" in err
 
 
-@pytest.mark.parametrize(("key", "value"), [("do_center_crop", False), ("resample", 2), ("resample", "bilinear")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("do_center_crop", False),
+        ("do_resize", False),
+        ("do_rescale", False),
+        ("resample", 2),
+        ("resample", "bilinear"),
+        ("size", {"height": 16, "width": 16}),
+    ],
+)
 def test_pictures_that_hugging_face_resizes_otherwise(refused, key, value):
     make_hugging_face().save_pretrained("folder")
     clip_files.save_vocabulary(Path("folder"), "merges.txt")
@@ -301,6 +311,16 @@ def test_pictures_that_hugging_face_resizes_otherwise(refused, key, value):
     err = refused("folder")
     assert "error[MMG-K02]" in err
     assert key in err
+
+
+@pytest.mark.parametrize("crop", [16, {"height": 16, "width": 16}, {"height": [], "width": {}}])
+def test_pictures_whose_border_hugging_face_cuts_off(refused, crop):
+    make_hugging_face().save_pretrained("folder")
+    clip_files.save_vocabulary(Path("folder"), "merges.txt")
+    Path("folder/preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 20}, "crop_size": crop}))
+    err = refused("folder")
+    assert "error[MMG-K02]" in err
+    assert "a border is cut off" in err
 
 
 @pytest.mark.parametrize("data", [PAGE, b"", b"\x1f\x8b\x08", b"#version: 0.2\nt h e\n", b"#version: 0.2\nx\xff y\n"])

@@ -173,7 +173,15 @@ def test_pictures_that_open_clip_resizes_as_it_does_by_default(run, said):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("said", [{"do_center_crop": True, "resample": 3}, {"do_center_crop": None, "resample": None}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_center_crop": True, "resample": 3},
+        {"do_center_crop": None, "resample": None},
+        {"size": 16, "crop_size": 16},
+        {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "do_resize": True},
+    ],
+)
 def test_pictures_that_hugging_face_resizes_as_it_does_by_default(run, tmp_path, said):
     make_hugging_face().save_pretrained("folder")
     clip_files.save_vocabulary(tmp_path / "folder", "merges.txt")

@@ -24,7 +24,8 @@ class EmojiJudge:
     nothing of the caption is used.
 
     How often the judge itself is wrong is measured first, and stands beside every figure: on the true pictures, on them
-    with noise, and on their reconstructions by the image tokenizer. Pictures of another dataset, such as those of
+    with noise, on their reconstructions by the image tokenizer, and, where drawings are judged, on those that the
+    likeliest token after the true ones before it gives. Pictures of another dataset, such as those of
     another part of a mixture, are left out.
 
     Args:
@@ -49,7 +50,14 @@ class EmojiJudge:
         if drawings < 0 or shown < 1 or noise < 0:
             raise ValueError(f"drawings={drawings}, shown={shown}, noise={noise}: none may be negative, nor shown 0")
         self.drawings, self.shown, self.noise = drawings, shown, noise
-        self.needs = Needs(split, or_val=False, max_pictures=max_pictures, reconstructions=True, drawings=drawings)
+        self.needs = Needs(
+            split,
+            or_val=False,
+            max_pictures=max_pictures,
+            reconstructions=True,
+            teacher_forced=drawings > 0,
+            drawings=drawings,
+        )
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
@@ -70,6 +78,8 @@ class EmojiJudge:
             "noisy": self._noisy(images, samples),
             "reconstructions": evidence.reconstructions[numbers].cpu().float(),
         }
+        if evidence.teacher_forced is not None:
+            controls["teacher_forced"] = evidence.teacher_forced[numbers].cpu().float()
         for name, pictures in controls.items():
             self._found.controls[name] += self._judged(pictures, samples)
         self._found.names += [_names(sample) for sample in samples]

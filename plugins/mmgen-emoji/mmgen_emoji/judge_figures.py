@@ -16,7 +16,12 @@ from torch import Tensor
 from mmgen.protocols import Finding
 from mmgen_emoji.reading import EMOJI, Reading, Verdict
 
-CONTROLS = {"true": "true pictures", "noisy": "them with noise", "reconstructions": "reconstructions"}
+CONTROLS = {
+    "true": "true pictures",
+    "noisy": "them with noise",
+    "reconstructions": "reconstructions",
+    "teacher_forced": "the likeliest tokens after true ones",  # where there is a generator
+}
 ATTRIBUTES = (*EMOJI, "both", "relation")
 WORST = 10  # pairs listed
 Row = dict[str, Any]
@@ -65,21 +70,25 @@ class Judgements:
     def itself(self) -> list[Finding]:
         """How often the judge is right about pictures that no generator drew."""
         numbers = []
-        for control, what in CONTROLS.items():
+        for control, what in self._told().items():
             what = what.replace("noise", f"noise of sigma {self.noise:g}")
             note = f"the judge itself: {what} read all right, of {self.split}"
             numbers.append(_finding(control, _marks(self.controls[control], None), note))
         return numbers
 
+    def _told(self) -> dict[str, str]:
+        return {control: what for control, what in CONTROLS.items() if self.controls[control]}
+
     def _beside(self, name: str | None) -> str:
-        shares = [f"{what} {_share(_marks(self.controls[control], name)):.1%}" for control, what in CONTROLS.items()]
+        told = self._told().items()
+        shares = [f"{what} {_share(_marks(self.controls[control], name)):.1%}" for control, what in told]
         return "the judge on " + ", ".join(shares)
 
     def by_attribute(self) -> list[Row]:
         """Of the drawings and of the controls."""
         rows: list[Row] = []
         for name in (*ATTRIBUTES, None):
-            own = {what: _marks(self.controls[control], name) for control, what in CONTROLS.items()}
+            own = {what: _marks(self.controls[control], name) for control, what in self._told().items()}
             if not own["true pictures"]:
                 continue
             row: Row = {"attribute": name or "all right"}

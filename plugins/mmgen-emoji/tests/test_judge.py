@@ -27,13 +27,16 @@ def pairs(scenes):
 
 
 def judge(evaluator, samples, drawn=None, reconstructions=None, seed=0):
-    """`drawn` (B,n,3,32,32), in chunks of one."""
+    """`drawn` (B,n,3,32,32), in chunks of one; beside them the likeliest tokens lack an emoji of the first picture."""
     evaluator.begin(Setting("some", seed=seed))
     images = torch.stack([sample["image"] for sample in samples])
     made = images if reconstructions is None else reconstructions
     for part in (slice(i, i + 1) for i in range(len(samples))):
-        drawings = None if drawn is None else drawn[part]
-        evaluator.update(Evidence(samples[part], images[part], reconstructions=made[part], drawings=drawings))
+        evidence = Evidence(samples[part], images[part], reconstructions=made[part])
+        if drawn is not None:
+            evidence.drawings = drawn[part]
+            evidence.teacher_forced = cut(samples[0])[None] if part.start == 0 else images[part]
+        evaluator.update(evidence)
     return evaluator.compute()
 
 
@@ -76,10 +79,12 @@ def test_shares_are_those_of_right_drawings(pairs):
         "true": (1, 4, "%"),
         "noisy": (1, 4, "%"),
         "reconstructions": (1, 4, "%"),
+        "teacher_forced": (0.75, 4, "%"),
     }
     note = number(findings, "right").note
     assert "the best of 3 by the encoder, of some" in note
     assert "the judge on true pictures 100.0%, them with noise 100.0%, reconstructions 100.0%" in note
+    assert "the likeliest tokens after true ones 75.0%" in note
     assert findings.depends_on == ("dataset", "tokenizer", "generator", "encoder", "sampler")
     curve = findings.tables["All right, the best of N drawings"]
     assert [row["N"] for row in curve] == [1, 2, 3]
@@ -187,6 +192,8 @@ def test_it_conforms_and_says_what_it_needs(scenes):
     needs = evaluator.needs
     assert (needs.split, needs.or_val, needs.drawings, needs.max_pictures) == ("heldout_emoji", False, 4, 200)
     assert (needs.reconstructions, needs.all_pictures, needs.attributes) == (True, False, False)
+    assert needs.teacher_forced
+    assert not EmojiJudge(drawings=0).needs.teacher_forced
 
 
 def test_bad_options_are_refused():

@@ -1,0 +1,63 @@
+"""Pictures of what was judged: which ones are shown, and how."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmgen.images import sheet
+
+SMALLEST = 64  # pictures are enlarged to so many pixels a side
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Case = TypeVar("Case", bound=_Named)
+
+
+class Chosen(Generic[Case]):
+    """The first few by a hash of the seed and their ids: by chance, and the same however the pictures come in chunks.
+
+    Args:
+        most: how many are kept.
+        seed: of the choice.
+    """
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.most, self.seed = most, seed
+        self._kept: list[tuple[str, Case]] = []
+
+    def offer(self, case: Case) -> None:
+        """Keeps it, if it is among the first."""
+        key = hashlib.sha256(f"{self.seed}/{case.id}".encode("utf-8", "surrogatepass")).hexdigest()
+        if len(self._kept) < self.most or key < self._kept[-1][0]:
+            self._kept = sorted([*self._kept, (key, case)], key=lambda pair: pair[0])[: self.most]
+
+    def __iter__(self) -> Iterator[Case]:
+        return (case for _, case in self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def two_columns(rows: Sequence[tuple[str, Sequence[Tensor]]], headers: Sequence[str]) -> Tensor:
+    """Captions and their pictures (3,H',W'), as `mmgen.images.sheet` shows them, in two columns: one is too tall."""
+    half = -(-len(rows) // 2)
+    columns = [sheet(part, headers=headers) for part in (rows[:half], rows[half:]) if part]
+    height = max(column.shape[1] for column in columns)
+    ground = float(columns[0][0, 0, 0])
+    return torch.cat([F.pad(column, (0, 0, 0, height - column.shape[1]), value=ground) for column in columns], dim=2)
+
+
+def enlarged(image: Tensor) -> Tensor:
+    """(3,H,W) uint8 to [0,1], of at least `SMALLEST` pixels a side, without smoothing."""
+    scale = max(1, -(-SMALLEST // image.shape[1]))
+    return F.interpolate(image[None].float().div(255), scale_factor=scale)[0]
