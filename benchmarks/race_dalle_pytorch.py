@@ -180,7 +180,9 @@ def main() -> None:
     with torch.no_grad():  # what its training script does anew in each step; once is faster
         codes = torch.cat([vae.get_codebook_indices(part.float() / 255) for part in pictures.split(256)])
     clock.stop()
-    print(f"dalle-pytorch: {count:,} parameters; image tokenizer {clock.seconds:.0f} s", flush=True)
+    own = sum(parameter.numel() for parameter in vae.parameters())
+    sizes = f"{count:,} parameters, image tokenizer {own:,}"
+    print(f"dalle-pytorch: {sizes}, which took {clock.seconds:.0f} s", flush=True)
     with torch.no_grad():
         pictures = torch.from_numpy(np.load(directory / "asked.npy")).float() / 255
         hand_over(

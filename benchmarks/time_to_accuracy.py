@@ -106,7 +106,8 @@ def mmgen_curve(dataset: Scenes, out: Path, tokenizer_steps: int, steps: int) ->
     keeper.stop()
     image_tokenizer = load_part(read_part(out / "runs" / names["tokenizer"] / "model", trusted=True), trusted=True)
     model = load_part(read_part(generator / "model", trusted=True), trusted=True)
-    print(f"mmgen: {parameters(model):,} parameters; image tokenizer {seconds_before:.0f} s", flush=True)
+    sizes = f"{parameters(model):,} parameters, image tokenizer {parameters(image_tokenizer):,}"
+    print(f"mmgen: {sizes}, which took {seconds_before:.0f} s", flush=True)
     with torch.no_grad():
         pictures = torch.stack([dataset[i]["image"] for i in asked(dataset)])
         tell_ceiling("mmgen", share_right(dataset, image_tokenizer.decode(image_tokenizer.encode(pictures))))

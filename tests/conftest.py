@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -92,13 +93,21 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a finished run of all three stages (see `tests.tiny`); not to be written in."""
+    """The directory of a finished run of all three stages (see `tests.tiny`); not to be written in. The processes of
+    pytest-xdist share it: the first that needs it makes it, and the others wait."""
     from tests.tiny import QUIET, RUN, mmgen, write_pictures  # torch, which few tests of the command need
 
-    work = tmp_path_factory.mktemp("finished")
-    write_pictures(work / "pictures")
-    result = mmgen("run", "run.name=tiny", *RUN, QUIET, cwd=work)
-    assert result.returncode == 0, result.stderr
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    work, done = shared / "finished", shared / "finished.done"
+    with open(shared / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(work, ignore_errors=True)  # of a process that failed
+            write_pictures(work / "pictures")
+            result = mmgen("run", "run.name=tiny", *RUN, QUIET, cwd=work)
+            assert result.returncode == 0, result.stderr
+            done.touch()
     return work / "runs" / "tiny"
 
 
