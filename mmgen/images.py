@@ -13,7 +13,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ MAX_ASPECT = 16
 MIN_SIDE = 8
 
 Result = TypeVar("Result")
+Resize = Literal["lanczos", "bicubic"]
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -44,16 +45,20 @@ _UPRIGHT = {
 }
 
 
-def decode(source: str | Path | bytes, size: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def decode(
+    source: str | Path | bytes, size: int | None = None, *, max_pixels: int = MAX_PIXELS, resize: Resize = "lanczos"
+) -> Tensor:
     """Decodes one picture, upright, on white, as RGB.
 
     Transparency is composited on white, 16-bit grey is scaled (not clipped), an animation gives its first frame. With
-    `size`, the middle square is cut out and resized to (3,size,size), Lanczos.
+    `size`, the middle square is cut out and resized to (3,size,size).
 
     Args:
         source: a path, or the bytes of a file.
         size: side of the square in pixels; None keeps the picture as it is.
         max_pixels: refuse larger ones, by the header alone.
+        resize: lanczos; or bicubic, as CLIP reads pictures: the shorter side is resized first, and then the middle
+            cut out, with the same bytes as torchvision's Resize and CenterCrop give.
 
     Returns:
         (3,H,W) float in [0,1].
@@ -63,7 +68,7 @@ def decode(source: str | Path | bytes, size: int | None = None, *, max_pixels: i
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    pixels = _opened(source, max_pixels, lambda image: _pixels(image, size))
+    pixels = _opened(source, max_pixels, lambda image: _pixels(image, size, resize))
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
 
 
@@ -123,19 +128,30 @@ def _hint(source: str | Path | bytes) -> str:
     )
 
 
-def _pixels(image: Image.Image, size: int | None) -> np.ndarray:
+def _pixels(image: Image.Image, size: int | None, resize: Resize) -> np.ndarray:
     """(H,W,3) uint8 of an opened picture whose size was checked."""
-    if size is not None and image.format == "JPEG":
+    if size is not None and image.format == "JPEG" and resize == "lanczos":
         # A large photo is decoded at 1/2, 1/4 or 1/8, never below twice the size asked for.
         image.draft(image.mode, (2 * size, 2 * size))
     image.load()
     image = _upright(_rgb(image), image)
-    if size is not None:
+    if size is not None and resize == "bicubic":
+        image = _as_clip(image, size)
+    elif size is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.crop((left, top, left + side, top + side))
         image = square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
     return np.array(image)
+
+
+def _as_clip(image: Image.Image, size: int) -> Image.Image:
+    shorter = min(image.size)
+    width, height = (size if side == shorter else int(size * side / shorter) for side in image.size)
+    if shorter != size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _upright(image: Image.Image, original: Image.Image) -> Image.Image:

@@ -96,7 +96,8 @@ class Trio:
         """Classifies a picture by naming the classes (CLIP, section 3.1).
 
         Args:
-            image: (3,H,W) in [0,1], or a file. The middle square is read, at the encoder's size.
+            image: (3,H,W) in [0,1], or a file, which is read as CLIP reads it (see `mmgen.images.decode`). The middle
+                square is read, at the encoder's size.
             labels: what it may show; at least one, none twice. A mapping gives several names of a label.
             templates: captions with one place `{}` for the label; their features are averaged (section 3.1.4).
             cut: whether a label that is too long is cut instead of refused.
@@ -114,7 +115,7 @@ class Trio:
         """As `classify`, with the labels' class_features (L,D), which are the same for every picture."""
         encoder = self.part("encoder")
         if not isinstance(image, Tensor):
-            image = decode(image, size=encoder.image_size)
+            image = decode(image, size=encoder.image_size, resize="bicubic")
         scale = encoder.logit_scale.clamp_max(MAX_LOGIT_SCALE).exp().cpu()
         shares = (scale * (self.encode_images(image[None]) @ class_features.T)[0]).softmax(0)
         order = shares.argsort(descending=True, stable=True)

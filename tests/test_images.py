@@ -174,6 +174,25 @@ def test_a_large_photo_is_resized_well(side: int) -> None:
     assert (from_jpeg - exact).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (61, 95), (32, 50), (20, 27), (32, 32), (200, 200), (45, 700)])
+def test_clip_reads_pictures_as_hugging_face_does(width: int, height: int) -> None:
+    """But for half a pixel more or less of a border that is odd: Hugging Face rounds down, torchvision to even."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    source = np.random.default_rng(0).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    image = Image.fromarray(source).resize((width, height), Image.Resampling.BICUBIC)
+    process = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False
+    )
+    (theirs,) = process(images=image, return_tensors="pt")["pixel_values"]
+    shorter = min(width, height)
+    border = int(32 * max(width, height) / shorter) - 32
+    found = images.decode(file(image, "PNG"), 32, resize="bicubic")
+    if border % 4 == 3:
+        theirs, found = (theirs[:, :, 1:], found[:, :, :-1]) if width > height else (theirs[:, 1:], found[:, :-1])
+    torch.testing.assert_close(found, theirs, atol=1e-6, rtol=0)
+
+
 def test_a_path_and_its_bytes_are_the_same(tmp_path: Path) -> None:
     data = GOLDEN["P"][0]
     path = tmp_path / "a.jpg"  # the content counts, not the name

@@ -29,7 +29,8 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     size = model.part("encoder").image_size
     features = class_features(model, classes, cache=config["cache"])
     labels = list(classes.labels)
-    found = [(picture, model.shares(decode(picture, size=size), labels, features)) for picture in pictures]
+    images = ((picture, decode(picture, size=size, resize="bicubic")) for picture in pictures)  # as CLIP reads them
+    found = [(picture, model.shares(image, labels, features)) for picture, image in images]
     for picture, shares in found:
         _print(picture, shares)
     about = _about(config, classes, str(source), model.fingerprints["encoder"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmgen.data.captions import CAPTION_KEYS, FILE_KEYS, LISTS, beside, clean, clean_attributes, list_error, listed
 from mmgen.data.class_folders import TEMPLATES, class_folders
 from mmgen.errors import DataError, quoted
-from mmgen.images import SUFFIXES, decode
+from mmgen.images import SUFFIXES, Resize, decode
 from mmgen.protocols import Sample
 
 
@@ -44,6 +44,7 @@ class Folder:
         image_size: the middle square of each picture is resized to this many pixels a side.
         recursive: also take the folders inside; hidden ones are left out.
         on_bad: what happens with a sample that cannot be used: "raise" names it, "skip" leaves it out and counts.
+        resize: lanczos, or bicubic, as CLIP reads pictures: to judge one that was trained elsewhere.
 
     Attributes:
         ids: the path of each picture relative to the folder, with forward slashes.
@@ -57,12 +58,20 @@ class Folder:
     """
 
     def __init__(
-        self, path: str, image_size: int = 32, recursive: bool = True, on_bad: Literal["raise", "skip"] = "raise"
+        self,
+        path: str,
+        image_size: int = 32,
+        recursive: bool = True,
+        on_bad: Literal["raise", "skip"] = "raise",
+        resize: Resize = "lanczos",
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
         if on_bad not in ("raise", "skip"):
             raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
+        if resize not in ("lanczos", "bicubic"):
+            raise ValueError(f"resize must be 'lanczos' or 'bicubic', got {resize!r}")
+        self.resize: Resize = resize
         self.root = Path(path).expanduser()
         self.image_size, self.recursive, self.on_bad = image_size, recursive, on_bad
         self.skipped: list[str] = []
@@ -84,7 +93,7 @@ class Folder:
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
         sample: Sample = {
-            "image": decode(entry.file, self.image_size),
+            "image": decode(entry.file, self.image_size, resize=self.resize),
             "caption": entry.captions[0],
             "captions": list(entry.captions),
             "id": self.ids[index],
