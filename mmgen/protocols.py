@@ -49,6 +49,8 @@ class Dataset(Protocol):
       uses; every other one is held out. Without it, mmgen holds out 5 % as `val`, by the id's hash.
     - `classes`: Mapping[str, Sequence[str]], the possible values of an attribute; `templates`: Sequence[str], captions
       with places for attributes, such as "{name} with {tone} skin tone". Classifying by name reads both.
+    - `__getitems__(positions)`: the samples at several positions, as torch's DataLoader has it, where many at once are
+      read or drawn faster than each by itself.
     - `original(index)`: the picture at its own size (3,H,W), float in [0,1], from which the paper's augmentations cut
       (`task.augment`). Without it they cut from the sample's `image`, enlarged.
     - `before(index)`: the picture (3,H,W) that a redrawing of this sample starts from, float in [0,1], where its own

@@ -6,13 +6,13 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 from torch import Tensor
 
 from mmgen import registry
-from mmgen.data.pictures import split_names, split_positions
+from mmgen.data.pictures import samples_at, split_names, split_positions
 from mmgen.errors import ConfigError, ConfigErrors, MmgenError, quoted
 from mmgen.options import UnknownKey
 from mmgen.protocols import Dataset, Sample, TokenDataset
@@ -73,6 +73,16 @@ class Mixture:
         part, place = self._place(index)
         sample = self._datasets[part][place]
         return {**sample, "id": f"{list(self.parts)[part]}/{sample['id']}"}
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at these positions; those of one part that follow each other are read together, if it can."""
+        found: list[Sample] = []
+        places = [self._place(position) for position in positions]
+        for part, run in groupby(places, key=lambda place: place[0]):
+            name = list(self.parts)[part]
+            for sample in samples_at(self._datasets[part], [place for _, place in run]):
+                found.append({**sample, "id": f"{name}/{sample['id']}"})
+        return found
 
     @property
     def original(self) -> Callable[[int], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mmgen.protocols import Dataset, Sample
 
 MEMORY_CAP = 1 << 30  # bytes of pictures kept; of larger datasets every picture is read each time it is asked for
 VAL_SHARE = 0.05
+TOGETHER = 128  # samples read at once, where a dataset can read several
 
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -53,8 +54,7 @@ class Pictures:
             raise DataError(
                 "the dataset holds no samples", code="MMG-D02", fix="choose another dataset, or fill this one"
             )
-        for i in range(total):
-            sample = self.dataset[i]
+        for i, sample in enumerate(_samples(self.dataset)):
             pixels = to_bytes(checked_picture(sample, i))
             if i == 0:
                 self.shape = (pixels.shape[1], pixels.shape[2])
@@ -103,6 +103,18 @@ class Pictures:
     def positions(self, split: str) -> list[int]:
         """The positions of a split, in fixed order (see `split_positions`)."""
         return _positions(self.dataset, split, self.ids)
+
+
+def samples_at(dataset: Dataset, positions: Sequence[int]) -> list[Sample]:
+    """The samples at these positions: read together, where the dataset can."""
+    together = getattr(dataset, "__getitems__", None)
+    return list(together(positions)) if together is not None else [dataset[i] for i in positions]
+
+
+def _samples(dataset: Dataset) -> Iterator[Sample]:
+    total, step = len(dataset), TOGETHER if hasattr(dataset, "__getitems__") else 1
+    for first in range(0, total, step):
+        yield from samples_at(dataset, range(first, min(first + step, total)))
 
 
 def split_names(dataset: Dataset) -> list[str]:

@@ -27,7 +27,7 @@ from mmgen.scenes.description import (
     kind_of,
     to_json,
 )
-from mmgen.scenes.drawing import DRAWING_VERSION, draw, draw_top
+from mmgen.scenes.drawing import DRAWING_VERSION, draw, draw_many, draw_top
 from mmgen.scenes.grammar import captions
 from mmgen.scenes.layout import Layout, layout_json
 from mmgen.scenes.lexicon import thing
@@ -120,16 +120,25 @@ class Scenes:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Sample:
-        scene, layout, dice = self._drawn(index)
-        said = captions(scene)
-        scene = scene.canonical()
-        return {
-            "image": draw(scene, layout, self.image_size),
-            "caption": said[0],
-            "captions": said,
-            "id": self.ids[index],
-            "attributes": self._attributes(scene, layout, dice),
-        }
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at these positions, drawn together: several times as fast as each by itself."""
+        drawn = [self._drawn(position) for position in positions]
+        images = draw_many([(scene.canonical(), layout) for scene, layout, _ in drawn], self.image_size)
+        samples: list[Sample] = []
+        for position, image, (scene, layout, dice) in zip(positions, images, drawn, strict=True):
+            said = captions(scene)
+            samples.append(
+                {
+                    "image": image.float().div(255),
+                    "caption": said[0],
+                    "captions": said,
+                    "id": self.ids[position],
+                    "attributes": self._attributes(scene.canonical(), layout, dice),
+                }
+            )
+        return samples
 
     def scene(self, index: int) -> tuple[Scene, Layout]:
         """The canonical description of a picture, and its layout: what `mmgen.scenes.drawing.draw` takes."""

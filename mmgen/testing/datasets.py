@@ -108,6 +108,17 @@ def _require_same(one: Sample, other: Sample, what: str) -> None:
     require(rest[0] == rest[1], what)
 
 
+def samples_read_together_are_the_same(subject: Subject) -> None:
+    together = getattr(subject.dataset, "__getitems__", None)
+    if together is None:
+        return
+    positions = subject.positions[::-1][:16]
+    found = list(together(positions))
+    require(len(found) == len(positions), f"of {len(positions)} samples asked for together there are {len(found)}")
+    for i, sample in zip(positions, found, strict=True):
+        _require_same(sample, subject.dataset[i], f"sample {i} is another when it is read with others")
+
+
 def a_sample_belongs_to_its_reader(subject: Subject) -> None:
     i = subject.positions[0]
     kept = subject.dataset[i]["image"].clone()
@@ -237,6 +248,7 @@ DATASET_CHECKS = (
     pictures_have_one_size,
     ids_are_unique,
     a_sample_is_always_the_same,
+    samples_read_together_are_the_same,
     a_sample_belongs_to_its_reader,
     reading_leaves_the_random_numbers_alone,
     the_order_of_reading_makes_no_difference,

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from mmgen.data.pictures import data_fingerprint
+from mmgen.data.mixture import Mixture
+from mmgen.data.pictures import Pictures, data_fingerprint
 from mmgen.data.scenes import Scenes
 from mmgen.scenes.description import (
     COLOURS,
@@ -125,6 +126,21 @@ def test_a_picture_depends_on_seed_and_number_alone():
     large = Scenes(num_samples=5, image_size=64)
     assert large[0]["image"].shape == (3, 64, 64)
     assert large[0]["captions"] == one[0]["captions"]
+
+
+def test_pictures_drawn_together_are_those_drawn_alone():
+    """Also those of a mixture, in any order; `Pictures` reads them so."""
+    dataset = Scenes(num_samples=40, num_val=5, num_heldout=5)
+    mixture = Mixture({"scenes": {"num_samples": 40}, "few": {"name": "scenes", "num_samples": 3, "kinds": ["word"]}})
+    for each in (dataset, mixture):
+        positions = [len(each) - 1, 0, 1, 2, 41, 5, 4, len(each) - 2]
+        for position, sample in zip(positions, each.__getitems__(positions), strict=True):
+            alone = each[position]
+            assert torch.equal(sample.pop("image"), alone.pop("image"))
+            assert sample == alone
+    read = Pictures(dataset)
+    assert read.captions == [dataset[i]["caption"] for i in range(len(dataset))]
+    assert torch.equal(read.batch([7])[0], dataset[7]["image"])
 
 
 def test_fingerprints_tell_datasets_apart_without_drawing():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,17 @@ class Bars:
         if index == 7:
             sample.update({k: v(index) if callable(v) else v for k, v in self.change.items()})
         return sample  # type: ignore[return-value]
+
+
+class Together(Bars):
+    """Gives other samples when several are asked for at once."""
+
+    def __init__(self, *, sort: bool = False, skip: int = 0) -> None:
+        super().__init__()
+        self.sort, self.skip = sort, skip
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Sample]:
+        return [self[i] for i in (sorted(positions) if self.sort else positions)[self.skip :]]
 
 
 class Forgetful(Bars):
@@ -162,6 +173,8 @@ DATASETS = [
     (Bars(image=noise), "reading_leaves_the_random_numbers_alone"),
     (Bars(image=numpy_noise), "reading_leaves_the_random_numbers_alone"),
     (Forgetful(), "a_sample_belongs_to_its_reader"),
+    (Together(sort=True), "samples_read_together_are_the_same"),
+    (Together(skip=1), "samples_read_together_are_the_same"),
     (Originals(lambda i: torch.full((3, 20, 9), 1.5)), "originals_are_pictures"),
     (Originals(lambda i: torch.zeros(20, 9)), "originals_are_pictures"),
     (Originals(lambda i: torch.zeros(3, 20, 9, dtype=torch.uint8)), "originals_are_pictures"),
@@ -186,7 +199,7 @@ DATASETS = [
 
 
 def test_a_good_dataset_passes() -> None:
-    assert len(check_dataset(Bars())) == 22
+    assert len(check_dataset(Bars())) == 23
     assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 22
     assert len(check_dataset(Originals(zeros))) == 22
 
