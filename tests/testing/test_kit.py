@@ -200,8 +200,8 @@ DATASETS = [
 
 def test_a_good_dataset_passes() -> None:
     assert len(check_dataset(Bars())) == 23
-    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 22
-    assert len(check_dataset(Originals(zeros))) == 22
+    assert len(check_dataset(with_attribute(splits={}, classes={}, templates=[]), limit=3)) == 23
+    assert len(check_dataset(Originals(zeros))) == 23
 
 
 @pytest.mark.parametrize(("dataset", "check"), DATASETS, ids=[f"{i}-{check}" for i, (_, check) in enumerate(DATASETS)])
