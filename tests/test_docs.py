@@ -71,7 +71,7 @@ def test_the_tutorials_test_passes(squares: Path):
         text=True,
         cwd=squares,
     )
-    assert "22 passed" in done.stdout, done.stdout + done.stderr
+    assert "23 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_failing_check_reads_as_on_the_page(squares: Path):
@@ -88,7 +88,7 @@ def test_the_commands_on_the_page_are_understood(line: str, squares: Path, comma
     done = command(*arguments) if arguments[0] == "plugins" else command(*arguments, "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "squares" in done.stdout
-    assert "image_size" in done.stdout or "passes all 25 checks" in done.stdout
+    assert "image_size" in done.stdout or "passes all 26 checks" in done.stdout
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_shares_are_the_softmax_over_scaled_cosines(model, picture):
     labels = ["a red square", "a blue bar", "a yellow column"]
     shares = model.classify(picture, labels)
     encoder = model.part("encoder")
-    image = F.interpolate(decode(picture, size=16)[None], (16, 16), mode="area")
+    image = F.interpolate(decode(picture, size=16, resize="bicubic")[None], (16, 16), mode="area")
     with torch.no_grad():
         cosines = encoder.encode_image(image) @ encoder.encode_text(encoder.text_tokenizer.encode(labels)).T
         expected = (encoder.logit_scale.exp() * cosines[0]).softmax(0).tolist()

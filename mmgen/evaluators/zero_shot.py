@@ -165,7 +165,7 @@ class ZeroShot:
             places = [row for row, _ in rows]
             answers = self._answer(question, classes, images[places], [truth for _, truth in rows])
             found = self._answers[question.attribute]
-            for (row, truth), answer in zip(rows, answers, strict=True):
+            for (row, truth), answer in zip(rows, answers, strict=True) if len(evidence.images) else ():
                 called = Called(evidence.samples[row]["id"], to_bytes(evidence.images[row].cpu()), truth, answer)
                 found.some.offer(called)
                 if answer != truth:

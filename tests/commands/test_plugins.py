@@ -116,13 +116,13 @@ def test_a_verdict_names_every_check_and_why_one_fails(install: Install, capsys:
     out = capsys.readouterr().out
     assert re.search(r"ok    it_can_be_imported, \d\.\d\d s beyond torch's", out)
     assert re.search(r"FAIL  samples_are_captioned_pictures: the image of sample \d+ has values outside \[0,1\]", out)
-    assert "dataset wrong fails 1 of 25 checks: samples_are_captioned_pictures" in out
+    assert "dataset wrong fails 1 of 26 checks: samples_are_captioned_pictures" in out
 
 
 def test_a_component_that_conforms_passes_with_options_of_ones_own(install: Install, capsys: Capture):
     plugin(install, "dataset", "right")
     assert cli.main(["plugins", "check", "right", "image_size=16"]) == 0
-    assert "dataset right passes all 25 checks" in capsys.readouterr().out
+    assert "dataset right passes all 26 checks" in capsys.readouterr().out
     assert cli.main(["plugins", "check", "right", "image_sise=16"]) == 2
     assert "did you mean dataset.image_size?" in capsys.readouterr().err
     assert cli.main(["plugins", "check", "right", "dataset.image_size=4"]) == 2
