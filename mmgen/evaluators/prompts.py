@@ -73,7 +73,7 @@ def titles_of(classes: Sequence[str], names: Names, prompts: str) -> dict[str, s
     Raises:
         ValueError: a class is not there.
     """
-    known = {_plain(title): title for title in reversed(names)}
+    known = {_plain(title): title for title in reversed(list(names))}
     found = {value: known[_plain(value)] for value in classes if _plain(value) in known}
     if not found and len(classes) == len(names):
         return dict(zip(classes, names, strict=True))
