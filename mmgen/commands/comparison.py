@@ -50,12 +50,7 @@ def several(config: Mapping[str, Any], judge: Callable[[str], Path], rival: Call
         one.value = value
     compared.sort(key=lambda one: one.value if isinstance(one.value, int | float) else 0.0)
     compared += last
-    out = fresh_directory(config["out"], "comparisons", option or "runs")
-    write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
-    page = write_comparison(out, option, compared)
-    _print(option, compared)
-    print(f"comparison: {page}")
-    return FAILED_PARTS if any(e.failed for one in compared for e in one.evaluations) else 0
+    return _write(config["out"], option or "runs", option, compared)
 
 
 def over_time(config: Mapping[str, Any], source: Path, judge: Callable[[Path], Path]) -> int:
@@ -93,11 +88,15 @@ def over_time(config: Mapping[str, Any], source: Path, judge: Callable[[Path], P
         minutes = round(status.seconds * step / max(1, status.max_steps) / 60, 2)
         print(f"{kind} at step {step} of {status.max_steps}, after {minutes:.1f} minutes", flush=True)
         compared.append(Compared(f"step {step}", read_run(judge(path)).evaluations, minutes))
-    option = f"minutes of the {kind}'s training"
-    out = fresh_directory(config["out"], "comparisons", f"over {kind}")
+    return _write(config["out"], f"over {kind}", f"minutes of the {kind}'s training", compared)
+
+
+def _write(asked: str | None, title: str, option: str, compared: Sequence[Compared]) -> int:
+    """comparison.json and comparison.html, in the directory that was asked for or one of that title; the exit code."""
+    out = fresh_directory(asked, "comparisons", title)
     write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
     page = write_comparison(out, option, compared)
-    _print("minutes", compared)
+    _print(option, compared)
     print(f"comparison: {page}")
     return FAILED_PARTS if any(e.failed for one in compared for e in one.evaluations) else 0
 

@@ -164,8 +164,10 @@ class ZeroShot:
             classes = self._known[question] if question in self._known else features[question]
             places = [row for row, _ in rows]
             answers = self._answer(question, classes, images[places], [truth for _, truth in rows])
+            if not len(evidence.images):
+                continue  # who asks for figures alone, such as `robustness`, gives none
             found = self._answers[question.attribute]
-            for (row, truth), answer in zip(rows, answers, strict=True) if len(evidence.images) else ():
+            for (row, truth), answer in zip(rows, answers, strict=True):
                 called = Called(evidence.samples[row]["id"], to_bytes(evidence.images[row].cpu()), truth, answer)
                 found.some.offer(called)
                 if answer != truth:
