@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmgen.errors import DataError, quoted
 
@@ -290,6 +291,16 @@ def sheet(
             enlarged = _to_pil(picture).resize((width, height), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (left + column * (width + _GAP), y + _GAP + 1))
     return _from_pil(canvas)
+
+
+def two_columns(rows: Sequence[tuple[str, Sequence[Tensor]]], headers: Sequence[str]) -> Tensor:
+    """Captions and their pictures (3,H',W'), as `sheet` shows them, in two columns: one is too tall."""
+    half = -(-len(rows) // 2)
+    columns = [sheet(part, headers=headers) for part in (rows[:half], rows[half:]) if part]
+    height = max(column.shape[1] for column in columns)
+    ground = float(columns[0][0, 0, 0])
+    padded = [F.pad(column, (0, 0, 0, height - column.shape[1]), value=ground) for column in columns]
+    return torch.cat(padded, dim=2)
 
 
 def labelled(

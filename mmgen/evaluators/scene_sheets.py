@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmgen.evaluators.sheets import enlarged, two_columns
-from mmgen.images import grid, to_bytes
+from mmgen.evaluators.sheets import enlarged
+from mmgen.images import grid, to_bytes, two_columns
 from mmgen.scenes.marking import Verdict
 from mmgen.scenes.reading import Reading
 

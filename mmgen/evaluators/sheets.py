@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from mmgen.images import sheet
 
 SMALLEST = 64  # pictures are enlarged to so many pixels a side
 
@@ -46,15 +43,6 @@ class Chosen(Generic[Case]):
 
     def __len__(self) -> int:
         return len(self._kept)
-
-
-def two_columns(rows: Sequence[tuple[str, Sequence[Tensor]]], headers: Sequence[str]) -> Tensor:
-    """Captions and their pictures (3,H',W'), as `mmgen.images.sheet` shows them, in two columns: one is too tall."""
-    half = -(-len(rows) // 2)
-    columns = [sheet(part, headers=headers) for part in (rows[:half], rows[half:]) if part]
-    height = max(column.shape[1] for column in columns)
-    ground = float(columns[0][0, 0, 0])
-    return torch.cat([F.pad(column, (0, 0, 0, height - column.shape[1]), value=ground) for column in columns], dim=2)
 
 
 def enlarged(image: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from mmgen.evaluators.prompts import (
     usable_classes,
     why_not,
 )
-from mmgen.evaluators.sheets import Chosen, enlarged, two_columns
-from mmgen.images import to_bytes
+from mmgen.evaluators.sheets import Chosen, enlarged
+from mmgen.images import to_bytes, two_columns
 from mmgen.protocols import Evidence, Finding, Findings, Names, Needs, Sample, Setting
 
 __all__ = ["ZeroShot", "fields", "fill"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmgen.images import grid, sheet, to_bytes
+from mmgen.images import grid, to_bytes, two_columns
 from mmgen_emoji.reading import Reading, Verdict
 
 COLUMNS = 4  # pairs a row
@@ -68,9 +68,9 @@ def sheet_of(drawings: Sequence[Shown]) -> Tensor:
 
 
 def failures_of(drawings: Sequence[Shown]) -> Tensor:
-    """A row for each: the caption, the true picture and the drawing."""
+    """The caption, the true picture and the drawing of each (3,H',W'), in two columns: one would be too tall."""
     rows = [(each.caption, [_enlarged(each.image), _enlarged(each.drawn)]) for each in drawings]
-    return sheet(rows, headers=["true", "drawn"])
+    return two_columns(rows, ["true", "drawn"])
 
 
 def _enlarged(image: Tensor) -> Tensor:
