@@ -106,25 +106,36 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
         features, cut = _kept_or(lambda: _encoded(model, classes), digest, len(classes.labels), told)
     else:
         features, cut = _encoded(model, classes)
-    if cut:
-        length = model.part("encoder").text_tokenizer.context_length
-        print(f"{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
+    _tell_cut(model, cut)
     return features
 
 
 def caption_features(model: Trio, captions: Sequence[str]) -> Tensor:
-    """`Trio.encode_captions`; where they are very many with a bar, and kept for the next time as class features are."""
+    """`Trio.encode_captions`; where they are very many with a bar, kept for the next time as class features are, and
+    with a line on how many were cut."""
     encoder = model.fingerprints.get("encoder")
     if len(captions) < VERY_MANY:
         return model.encode_captions(captions)
 
     def encode() -> tuple[Tensor, int]:
+        text_tokenizer = model.part("encoder").text_tokenizer
+        before = text_tokenizer.truncated
         with Bar("encoding", total=len(captions), unit="captions") as bar:
-            return model.encode_captions(captions, lambda count: bar.advance(count, "")), 0
+            features = model.encode_captions(captions, lambda count: bar.advance(count, ""))
+        return features, text_tokenizer.truncated - before
 
-    if not encoder:
-        return encode()[0]
-    return _kept_or(encode, digest_of(RECIPE, encoder, list(captions)), len(captions), told=True)[0]
+    if encoder:
+        features, cut = _kept_or(encode, digest_of(RECIPE, encoder, list(captions)), len(captions), told=True)
+    else:
+        features, cut = encode()
+    _tell_cut(model, cut)
+    return features
+
+
+def _tell_cut(model: Trio, cut: int) -> None:
+    if cut:
+        length = model.part("encoder").text_tokenizer.context_length
+        print(f"{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
 
 
 def _kept_or(encode: Encode, digest: str, rows: int, told: bool) -> tuple[Tensor, int]:

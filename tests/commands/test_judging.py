@@ -92,7 +92,8 @@ def test_the_folders_of_a_benchmark_are_named_by_its_pack_and_its_captions_are_k
     for number, name in enumerate(("red", "green", "dark_blue")):
         shutil.copytree(classes / name, tmp_path / "val" / f"n{number:02}")
     pack = tmp_path / "colours.yaml"
-    pack.write_text('labels: [[crimson, red], green, blue]\ntemplates: ["a {} bar", "{}", "the {} bar"]\n')
+    templates = '["a {} bar", "{}", "the {} bar and all that is beside it, far and near"]'
+    pack.write_text(f"labels: [[crimson, red], green, blue]\ntemplates: {templates}\n")
     judge = [
         "evaluate", "run=runs/tiny", "evaluator=[zero_shot]", f"evaluator.zero_shot.prompts={pack}", "dataset=folder",
         f"dataset.path={tmp_path}", "dataset.image_size=16", "evaluator.zero_shot.split=val",
@@ -100,6 +101,7 @@ def test_the_folders_of_a_benchmark_are_named_by_its_pack_and_its_captions_are_k
     code, _, err = call(*judge, "out=first")
     assert code == 0, err
     assert "encoding: 12/12 captions" in err
+    assert "4 captions are longer than the encoder's 12 tokens, and were cut" in err
     assert f"the class features are kept in {tmp_path}/caches/classes" in err
     found = evaluation(work, "first")
     assert [row["class"] for row in found["findings"]["zero_shot"]["tables"]["Zero-shot: class"]] == [
@@ -108,6 +110,7 @@ def test_the_folders_of_a_benchmark_are_named_by_its_pack_and_its_captions_are_k
     code, _, err = call(*judge, "out=second")
     assert code == 0, err
     assert "encoding:" not in err
+    assert "4 captions are longer than the encoder's 12 tokens, and were cut" in err  # what was kept was cut as well
     assert evaluation(work, "second")["findings"] == found["findings"]
 
 
