@@ -126,7 +126,8 @@ def _part_at_step(checkpoint: Path, trusted: bool) -> dict[str, Part]:
         )
     part = read_part(model, trusted=trusted)
     tensors = averaged(checkpoint, part.tensors.keys())
-    return {part.kind: with_fingerprint(replace(part, tensors=tensors, path=checkpoint))}
+    info = {**part.info, "step": int(checkpoint.name.removeprefix("step-"))}
+    return {part.kind: with_fingerprint(replace(part, tensors=tensors, info=info, path=checkpoint))}
 
 
 def recorded_sampler(path: str | Path) -> dict[str, Any]:

@@ -32,11 +32,17 @@ class Chosen(Generic[Case]):
         self.most, self.seed = most, seed
         self._kept: list[tuple[str, Case]] = []
 
+    def wants(self, id: str) -> bool:
+        """Whether it would be among the first: asked before a case of many pixels is made."""
+        return len(self._kept) < self.most or self._key(id) < self._kept[-1][0]
+
     def offer(self, case: Case) -> None:
         """Keeps it, if it is among the first."""
-        key = hashlib.sha256(f"{self.seed}/{case.id}".encode("utf-8", "surrogatepass")).hexdigest()
-        if len(self._kept) < self.most or key < self._kept[-1][0]:
-            self._kept = sorted([*self._kept, (key, case)], key=lambda pair: pair[0])[: self.most]
+        if self.wants(case.id):
+            self._kept = sorted([*self._kept, (self._key(case.id), case)], key=lambda pair: pair[0])[: self.most]
+
+    def _key(self, id: str) -> str:
+        return hashlib.sha256(f"{self.seed}/{id}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def __iter__(self) -> Iterator[Case]:
         return (case for _, case in self._kept)

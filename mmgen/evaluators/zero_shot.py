@@ -168,10 +168,10 @@ class ZeroShot:
                 continue  # who asks for figures alone, such as `robustness`, gives none
             found = self._answers[question.attribute]
             for (row, truth), answer in zip(rows, answers, strict=True):
-                called = Called(evidence.samples[row]["id"], to_bytes(evidence.images[row].cpu()), truth, answer)
-                found.some.offer(called)
-                if answer != truth:
-                    found.mistaken.offer(called)
+                id = evidence.samples[row]["id"]
+                for chosen in (found.some, found.mistaken) if answer != truth else (found.some,):
+                    if chosen.wants(id):
+                        chosen.offer(Called(id, to_bytes(evidence.images[row]), truth, answer))
 
     def _questions(self, sample: Sample) -> list[tuple[Question, str]]:
         """What can be asked of a sample: of each attribute that a template, filled with its attributes, names."""

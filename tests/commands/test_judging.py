@@ -14,7 +14,7 @@ import mmgen
 from mmgen.commands.comparison import varied
 from mmgen.errors import CheckpointError
 from mmgen.images import save_png
-from mmgen.loading import PARTS
+from mmgen.loading import PARTS, part_of
 from mmgen.runs.directory import RunDirectory
 from tests.tiny import files
 
@@ -214,6 +214,7 @@ def test_a_checkpoint_holds_what_would_have_been_published(work):
     last = mmgen.load(str(run), generator_from=str(steps / "step-000024"))
     before = mmgen.load(str(run), generator_from=str(steps / "step-000020"))
     assert last.fingerprints == published.fingerprints
+    assert part_of(steps / "step-000020", "generator", "generator_from").info["step"] == 20
     assert {kind for kind in PARTS if before.fingerprints[kind] != last.fingerprints[kind]} == {"generator"}
     drawn = [model.draw(["a red bar"], num_images=2, seed=3)[0].image_tokens for model in (published, last, before)]
     assert torch.equal(drawn[0], drawn[1])
