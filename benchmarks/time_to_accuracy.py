@@ -38,9 +38,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmgen.checkpoint.lightning import stored_state, verify
 from mmgen.checkpoint.parts import read_part
 from mmgen.checkpoint.sharded import read_stored
+from mmgen.checkpoint.steps import stored_state, verify
 from mmgen.data.scenes import Scenes
 from mmgen.errors import MmgenError
 from mmgen.loading import load_part

@@ -8,8 +8,8 @@ from typing import Any
 
 from mmgen import registry
 from mmgen.checkpoint.exports import is_export, read_export
-from mmgen.checkpoint.lightning import averaged, is_checkpoint
 from mmgen.checkpoint.parts import Part, check_requires, load_weights, read_part, with_fingerprint
+from mmgen.checkpoint.steps import averaged, is_checkpoint
 from mmgen.data import text_tokenizers
 from mmgen.errors import CheckpointError, ConfigError, PluginError, quoted
 from mmgen.packages import models

@@ -1,60 +1,23 @@
-"""Lightning's checkpoints without pickle: a directory of safetensors and JSON, verified before it is read."""
+"""How Lightning's Trainer saves and loads: a directory of safetensors and JSON in place of a pickle."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
-from torch import Tensor
 
-from mmgen.checkpoint.files import MANIFEST, read_manifest, verify_directory, write_directory_atomic
-from mmgen.checkpoint.sharded import INDEX, STATE, TENSORS, StoredTensors, read_stored, save_sharded
-from mmgen.checkpoint.tensors import load_tensors, num_bytes, write_tensors
-from mmgen.checkpoint.tree import flatten, unflatten
+from mmgen.checkpoint.files import verify_directory, write_directory_atomic
+from mmgen.checkpoint.sharded import STATE, TENSORS, save_sharded
+from mmgen.checkpoint.steps import FORMAT, is_valid, newest_first, read_checkpoint, step_of
+from mmgen.checkpoint.tensors import num_bytes, write_tensors
+from mmgen.checkpoint.tree import flatten
 from mmgen.errors import CheckpointError
-from mmgen.files import read_json, remove, remove_leftovers
+from mmgen.files import remove, remove_leftovers
 from mmgen.ranks import current
-
-FORMAT = 1
-AVERAGED = "ema.module."  # before the names of the average's tensors in a task's state
-_PIECES = re.compile(r"rank-\d{5}\.safetensors")
-_STEP = re.compile(r"step-(\d+)")
-_MAX_STATE = 256_000_000
-
-
-def checkpoint_path(checkpoints: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies: `checkpoints/step-000200`."""
-    return Path(checkpoints) / f"step-{step:06d}"
-
-
-def newest_valid(checkpoints: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence about each newer one that was passed over."""
-    problems = []
-    for path in _newest_first(Path(checkpoints)):
-        try:
-            verify(path)
-        except CheckpointError as error:
-            problems.append(f"{error.what}; passed over")
-        else:
-            return path, problems
-    return None, problems
-
-
-def kept_checkpoints(checkpoints: str | Path) -> dict[int, Path]:
-    """The checkpoints that are whole, by their steps, the oldest first."""
-    return {_step(path) or 0: path for path in reversed(_newest_first(Path(checkpoints))) if _is_valid(path)}
-
-
-def verify(path: Path) -> None:
-    """Raises CheckpointError unless a checkpoint is whole and holds what one may hold, sharded or not."""
-    manifest = read_manifest(path)
-    sharded = {STATE, INDEX, *(name for name in manifest if _PIECES.fullmatch(name))}
-    verify_directory(path, sharded if INDEX in manifest else (STATE, TENSORS))
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -120,12 +83,9 @@ class SafeCheckpointIO(CheckpointIO):
         path = Path(path)
         device = map_location if isinstance(map_location, str | torch.device) else "cpu"
         try:
-            verify(path)
-            if (path / INDEX).exists():
-                return read_stored(stored_state(path))
-            return unflatten(_read_state(path), load_tensors(path / TENSORS, device))
+            return read_checkpoint(path, device)
         except CheckpointError as error:
-            good = next((p for p in _newest_first(path.parent) if p != path and _is_valid(p)), None)
+            good = next((p for p in newest_first(path.parent) if p != path and is_valid(p)), None)
             if good is None:
                 raise
             fix = f"older good one: {good.name}; `resume=auto` takes it by itself"
@@ -137,69 +97,15 @@ class SafeCheckpointIO(CheckpointIO):
 
     def _retire(self, new: Path) -> None:
         """Removes what came before `new` beyond `keep_last`, counting only the whole; newer ones are never touched."""
-        if self.keep_last is None or _step(new) is None:
+        if self.keep_last is None or step_of(new) is None:
             return
         kept = 1
-        for path in _newest_first(new.parent):
-            step = _step(path)
+        for path in newest_first(new.parent):
+            step = step_of(path)
             assert step is not None
-            if path == new or step > _step(new) or (self.keep_every and step % self.keep_every == 0):  # type: ignore[operator]
+            if path == new or step > step_of(new) or (self.keep_every and step % self.keep_every == 0):  # type: ignore[operator]
                 continue
-            if kept < self.keep_last and _is_valid(path):
+            if kept < self.keep_last and is_valid(path):
                 kept += 1
             else:
                 remove(path)
-
-
-def stored_state(path: Path) -> dict[str, Any]:
-    """A verified checkpoint whose tensors are still on the disk, each a `Stored`, to be read as far as is wanted."""
-    found: dict[str, Any] = unflatten(_read_state(path), StoredTensors(path).tensors)
-    return found
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a directory is called as a checkpoint is, and has a manifest."""
-    return _step(path) is not None and (path / MANIFEST).is_file()
-
-
-def averaged(path: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """Of a training's checkpoint the moving average's tensors of these names: what would be published at that step.
-
-    Raises:
-        CheckpointError: it is damaged, or is of another component.
-    """
-    verify(path)
-    state = stored_state(path).get("state_dict")
-    found = {name: state.get(AVERAGED + name) for name in names} if isinstance(state, dict) else {}
-    if not found or any(tensor is None for tensor in found.values()):
-        raise CheckpointError(
-            f"{path} is no checkpoint of the part beside it", code="MMG-K05", fix="a run's own checkpoints/step-…"
-        )
-    return read_stored(found)
-
-
-def _read_state(path: Path) -> Any:
-    state = read_json(path / STATE, limit=_MAX_STATE, trusted=True)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this version's format {FORMAT}", code="MMG-K05")
-    return state["tree"]
-
-
-def _step(path: Path) -> int | None:
-    match = _STEP.fullmatch(path.name)
-    return int(match[1]) if match else None
-
-
-def _newest_first(checkpoints: Path) -> list[Path]:
-    if not checkpoints.is_dir():
-        return []
-    numbered = [(step, path) for path in checkpoints.iterdir() if (step := _step(path)) is not None]
-    return [path for _, path in sorted(numbered, reverse=True)]
-
-
-def _is_valid(path: Path) -> bool:
-    try:
-        verify_directory(path)
-    except CheckpointError:
-        return False
-    return True

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmgen.checkpoint.lightning import kept_checkpoints
+from mmgen.checkpoint.steps import kept_checkpoints
 from mmgen.commands.attempts import FAILED_PARTS
 from mmgen.commands.source import fresh_directory
 from mmgen.errors import ConfigError, MmgenError, quoted

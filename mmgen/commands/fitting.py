@@ -15,7 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
+from mmgen.checkpoint.lightning import SafeCheckpointIO
+from mmgen.checkpoint.steps import newest_valid
 from mmgen.commands.schema import TRAINER_OWN
 from mmgen.errors import Interrupted, MmgenError
 from mmgen.progress import Bar, printed

@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from typing_extensions import override
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, stored_state
+from mmgen.checkpoint.lightning import SafeCheckpointIO
 from mmgen.checkpoint.sharded import Stored, read_stored
+from mmgen.checkpoint.steps import stored_state
 from mmgen.errors import CheckpointError
 from mmgen.ranks import current
 from mmgen.tasks.parallel import local

@@ -15,7 +15,8 @@ import torch
 
 from mmgen.checkpoint import lightning
 from mmgen.checkpoint.files import remove_leftovers
-from mmgen.checkpoint.lightning import SafeCheckpointIO, checkpoint_path, newest_valid
+from mmgen.checkpoint.lightning import SafeCheckpointIO
+from mmgen.checkpoint.steps import checkpoint_path, newest_valid
 from mmgen.errors import CheckpointError
 
 STATE_SIZE = 2_000_000  # bytes: enough for a kill to land in the middle of a write

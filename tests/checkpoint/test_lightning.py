@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, checkpoint_path, kept_checkpoints, newest_valid
+from mmgen.checkpoint.lightning import SafeCheckpointIO
+from mmgen.checkpoint.steps import checkpoint_path, kept_checkpoints, newest_valid
 from mmgen.errors import CheckpointError
 
 STEPS = 12

@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid, stored_state
+from mmgen.checkpoint.lightning import SafeCheckpointIO
 from mmgen.checkpoint.sharded import Stored, StoredTensors, box, piece_file, places, save_sharded
+from mmgen.checkpoint.steps import newest_valid, stored_state
 from mmgen.errors import CheckpointError
 
 MESH = {"data_parallel": 3, "tensor_parallel": 2}

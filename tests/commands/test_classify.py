@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -240,3 +242,18 @@ def test_an_endless_file_of_labels_is_refused(call):
     code, _, err = call("classify", "red.png", "labels=/dev/zero")
     assert code == 2
     assert "more than 64 MiB of labels" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["classify", "red.png", "a red bar", "a blue bar"], ["sample", "a red bar", "out=drawn", "num_images=1"]]
+)
+def test_using_models_takes_no_lightning(arguments: list[str], work: Path):
+    """Its import takes seconds, more than classifying does."""
+    heavy = ("pytorch_lightning", "lightning_fabric", "torch._dynamo", "wandb")
+    code = (
+        "import sys, mmgen.cli\n"
+        f"code = mmgen.cli.main({arguments!r})\n"
+        f"print(code, [m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=work)
+    assert done.stderr.splitlines()[-1] == "0 []", done.stderr

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import mmgen
-from mmgen.checkpoint.lightning import newest_valid
 from mmgen.checkpoint.parts import read_part
+from mmgen.checkpoint.steps import newest_valid
 from mmgen.runs.metrics import MetricsFile
 from tests.groups import command, run_groups, said
 from tests.tiny import QUIET, RUN, write_pictures

@@ -8,7 +8,8 @@ import signal
 import pytest
 import torch
 
-from mmgen.checkpoint.lightning import SafeCheckpointIO, newest_valid
+from mmgen.checkpoint.lightning import SafeCheckpointIO
+from mmgen.checkpoint.steps import newest_valid
 from mmgen.errors import CheckpointError
 from mmgen.tasks.callbacks import SaveCheckpoints, ShowProgress, ShowReconstructions, StopOnSignal
 from tests.tasks.loops import Brightness, Rows, Watch, assert_equal, components, everything, fit, make_task
