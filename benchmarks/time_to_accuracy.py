@@ -253,6 +253,8 @@ def main() -> None:
     if options.pictures < 64:
         parser.error(f"--pictures is {options.pictures}; dalle-pytorch learns by whole batches of 64")
     out.mkdir(parents=True, exist_ok=options.only is not None)
+    if options.only == "mmgen" and (out / "kept").exists():
+        parser.error(f"--out {options.out} has a training of mmgen already, which would go on in too short a time")
     results = out / "race.json"
     dataset = Scenes(
         image_size=SIZE,

@@ -279,6 +279,7 @@ class Needs:
     all_pictures: bool = False  # every picture of the dataset, to search in
     attributes: bool = False  # samples with attributes, and the classes that each attribute may have
     templates: bool = False  # a dataset with templates
+    prompts: str | None = None  # a pack that `Setting.read_prompts` will be asked for; that there is none is told first
 
 
 @dataclass
@@ -319,6 +320,9 @@ class Setting:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     templates: Sequence[str] = ()
     encode_captions: Callable[[Sequence[str]], Tensor] | None = None  # captions to text_features (B,D)
+    # As encode_captions, for captions that stay the same over an evaluation: very many have a bar, and are kept for the
+    # next one. None: encode_captions does.
+    encode_classes: Callable[[Sequence[str]], Tensor] | None = None
     read_prompts: Callable[[str], tuple[Names, Sequence[str]]] | None = None  # a pack's classes, and its templates
     encode_images: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to indices (B,h,w)
     image_features: Callable[[Tensor], Tensor] | None = None  # pictures (B,3,H,W) to image_features (B,D)

@@ -157,9 +157,9 @@ class Trio:
     def _whole_captions(self, captions: list[str], cut: bool, progress: Callable[[int], None] | None) -> Tensor:
         """The features of captions, of which none may be too long unless it may be `cut`."""
         text_tokenizer = self.part("encoder").text_tokenizer
-        before = text_tokenizer.truncated
+        before = cut_so_far(self)
         tokens = text_tokenizer.encode(captions)
-        if text_tokenizer.truncated > before and not cut:
+        if cut_so_far(self) > before and not cut:
             for caption in captions:
                 check_caption(caption, text_tokenizer)
         return self._encode_tokens(tokens, progress)
@@ -217,6 +217,11 @@ class Trio:
             padded = torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])]) if len(part) < size else part
             results.append(function(padded.to(self.device))[: len(part)].cpu())
         return torch.cat(results)
+
+
+def cut_so_far(model: Trio) -> int:
+    """How many captions the encoder's text tokenizer has cut; 0 where it does not count them, as another library's."""
+    return int(getattr(model.part("encoder").text_tokenizer, "truncated", 0))
 
 
 def _batch_of(image_size: int) -> int:

@@ -17,7 +17,7 @@ from mmgen.data.prompts import read_prompts
 from mmgen.errors import CheckpointError, ConfigError, DataError, quoted
 from mmgen.files import cache_directory
 from mmgen.progress import Bar
-from mmgen.trio import Trio
+from mmgen.trio import Trio, cut_so_far
 
 RECIPE = 2  # of class features; another number forgets all that was kept
 MANY = 1_000  # captions from which on a bar is shown, and what was kept is told
@@ -106,36 +106,36 @@ def class_features(model: Trio, classes: Classes, *, cache: bool = True) -> Tens
         features, cut = _kept_or(lambda: _encoded(model, classes), digest, len(classes.labels), told)
     else:
         features, cut = _encoded(model, classes)
-    _tell_cut(model, cut)
+    tell_cut(model, cut)
     return features
 
 
-def caption_features(model: Trio, captions: Sequence[str]) -> Tensor:
-    """`Trio.encode_captions`; where they are very many with a bar, kept for the next time as class features are, and
-    with a line on how many were cut."""
-    encoder = model.fingerprints.get("encoder")
-    if len(captions) < VERY_MANY:
-        return model.encode_captions(captions)
+def caption_features(model: Trio, captions: Sequence[str], *, keep: bool = False) -> tuple[Tensor, int]:
+    """`Trio.encode_captions`, and how many were cut.
+
+    Args:
+        keep: whether very many of them have a bar and are kept for the next time, as class features are.
+    """
 
     def encode() -> tuple[Tensor, int]:
-        text_tokenizer = model.part("encoder").text_tokenizer
-        before = text_tokenizer.truncated
-        with Bar("encoding", total=len(captions), unit="captions") as bar:
-            features = model.encode_captions(captions, lambda count: bar.advance(count, ""))
-        return features, text_tokenizer.truncated - before
+        before = cut_so_far(model)
+        with Bar("encoding", total=len(captions), unit="captions") if large else nullcontext() as bar:
+            features = model.encode_captions(captions, (lambda count: bar.advance(count, "")) if bar else None)
+        return features, cut_so_far(model) - before
 
-    if encoder:
-        features, cut = _kept_or(encode, digest_of(RECIPE, encoder, list(captions)), len(captions), told=True)
-    else:
-        features, cut = encode()
-    _tell_cut(model, cut)
-    return features
+    large = keep and len(captions) >= VERY_MANY
+    encoder = model.fingerprints.get("encoder")
+    if large and encoder:
+        return _kept_or(encode, digest_of(RECIPE, encoder, list(captions)), len(captions), told=True)
+    return encode()
 
 
-def _tell_cut(model: Trio, cut: int) -> None:
+def tell_cut(model: Trio, cut: int, whose: str = "") -> None:
+    """How many captions were cut, where any were."""
     if cut:
         length = model.part("encoder").text_tokenizer.context_length
-        print(f"{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
+        told = f"{whose}: " if whose else ""
+        print(f"{told}{cut:,} captions are longer than the encoder's {length} tokens, and were cut", file=sys.stderr)
 
 
 def _kept_or(encode: Encode, digest: str, rows: int, told: bool) -> tuple[Tensor, int]:
@@ -164,11 +164,10 @@ def _kept_or(encode: Encode, digest: str, rows: int, told: bool) -> tuple[Tensor
 
 def _encoded(model: Trio, classes: Classes) -> tuple[Tensor, int]:
     """The features, and how many captions were cut."""
-    text_tokenizer = model.part("encoder").text_tokenizer
-    before = text_tokenizer.truncated
+    before = cut_so_far(model)
     bar = Bar("encoding", total=classes.captions, unit="captions")
     with bar if classes.captions >= MANY else nullcontext():
         features = model.class_features(
             classes.labels, classes.templates, cut=classes.cut, progress=lambda count: bar.advance(count, "")
         )
-    return features, text_tokenizer.truncated - before
+    return features, cut_so_far(model) - before

@@ -53,6 +53,9 @@ def _refuse_unwritable(config: dict[str, Any]) -> None:
     """Raises ConfigError where `out` or `html` names what is there already, or what nobody could write."""
     for key in ("out", "html"):
         refuse_in_use(config[key], key)
+        if config[key] is not None and os.path.isdir(config[key]):
+            inside = str(Path(config[key]) / f"classified.{'json' if key == 'out' else 'html'}")
+            raise ConfigError(f"{quoted(config[key])} is a directory", code="MMG-C22", where=key, fix=f"{key}={inside}")
         if config[key] is not None and not os.access(Path(config[key]).absolute().parent, os.W_OK | os.X_OK):
             raise ConfigError(
                 f"{quoted(config[key])} cannot be written",

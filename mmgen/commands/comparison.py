@@ -16,7 +16,7 @@ from mmgen.commands.source import fresh_directory
 from mmgen.errors import ConfigError, MmgenError, quoted
 from mmgen.files import write_json
 from mmgen.runs.directory import RunDirectory
-from mmgen.tracking.comparison import Compared, write_comparison
+from mmgen.tracking.comparison import Compared, spreads, write_comparison
 from mmgen.tracking.run_files import read_run
 
 SHOWN = 12  # figures in the terminal; the page has them all
@@ -65,7 +65,7 @@ def over_time(config: Mapping[str, Any], source: Path, judge: Callable[[Path], P
         ConfigError: MMG-C69, it kept fewer than two; MMG-C39, several runs or an encoder are named too.
     """
     kind = config["over"]
-    for key in ("runs", "encoder"):
+    for key in ("runs", "encoder", f"{kind}_from"):
         if config.get(key):
             raise ConfigError(
                 f"over={kind} judges one run at several times, and {key}= is given too",
@@ -88,13 +88,17 @@ def over_time(config: Mapping[str, Any], source: Path, judge: Callable[[Path], P
         minutes = round(status.seconds * step / max(1, status.max_steps) / 60, 2)
         print(f"{kind} at step {step} of {status.max_steps}, after {minutes:.1f} minutes", flush=True)
         compared.append(Compared(f"step {step}", read_run(judge(path)).evaluations, minutes))
-    return _write(config["out"], f"over {kind}", f"minutes of the {kind}'s training", compared)
+    return _write(config["out"], f"over {kind}", f"minutes of the {kind}'s training", compared, run=str(source))
 
 
-def _write(asked: str | None, title: str, option: str, compared: Sequence[Compared]) -> int:
-    """comparison.json and comparison.html, in the directory that was asked for or one of that title; the exit code."""
+def _write(asked: str | None, title: str, option: str, compared: Sequence[Compared], **about: str) -> int:
+    """comparison.json, with what else it is about, and comparison.html, in the directory that was asked for or one of
+    that title; the exit code."""
     out = fresh_directory(asked, "comparisons", title)
-    write_json(out / "comparison.json", {"option": option, "runs": [one.plain() for one in compared]})
+    content = {**about, "option": option, "runs": [one.plain() for one in compared]}
+    if spread := spreads(option, compared):
+        content["over_seeds"] = [one.plain() for one in spread.values()]
+    write_json(out / "comparison.json", content)
     page = write_comparison(out, option, compared)
     _print(option, compared)
     print(f"comparison: {page}")
@@ -135,4 +139,6 @@ def _print(option: str, compared: Sequence[Compared]) -> None:
         figures = {figure.name: figure for evaluation in one.evaluations for figure in evaluation.figures}
         cells = [figures[name].shown(figures[name].value) if name in figures else "–" for name in names]
         table.add_row(one.label, *cells)
+    if spread := spreads(option, compared):
+        table.add_row("mean ± deviation", *(spread[name].shown if name in spread else "–" for name in names))
     Console(width=120, highlight=False).print(table)

@@ -20,6 +20,7 @@ from mmgen.commands.comparison import over_time, several
 from mmgen.commands.evaluation import Evaluation
 from mmgen.commands.source import fresh_directory, open_model, pretrained, refuse_in_use, source_of
 from mmgen.data.pictures import Pictures
+from mmgen.data.prompts import read_prompts
 from mmgen.errors import CheckpointError, ConfigError, DataError
 from mmgen.files import read_json
 from mmgen.loading import PARTS
@@ -72,6 +73,7 @@ def _judge(config: dict[str, Any], beside: Path | None = None, known: dict[str, 
     _check_size(model, pictures)
     about = {
         "run": str(source or config["encoder"]["name"]),
+        **{f"{kind}_from": config[f"{kind}_from"] for kind in PARTS if config[f"{kind}_from"]},
         "parts": model.fingerprints,
         "sampler": model.sampler_config,
         "dataset": {**chosen["dataset"], "fingerprint": pictures.fingerprint},
@@ -90,13 +92,22 @@ def needs_of(evaluators: dict[str, Any]) -> list[Needs]:
     """What each evaluator needs, as it says when it is built.
 
     Raises:
-        ConfigError, PluginError: it cannot be built, or says nothing of the kind.
+        ConfigError, PluginError: it cannot be built, or says nothing of the kind; there is no such pack of prompts.
     """
     found = []
-    for options in evaluators.values():
+    for name, options in evaluators.items():
         needs = getattr(registry.build("evaluator", options), "needs", None)
         if not isinstance(needs, Needs):
             raise registry.find("evaluator", options["name"]).unfit("says not what it needs", f"needs is {needs!r:.80}")
+        if needs.prompts is not None:
+            read_prompts(needs.prompts)
+        if needs.max_pictures is not None and needs.max_pictures < 1:
+            raise ConfigError(
+                f"max_pictures is {needs.max_pictures}; it must be ≥ 1, or null for all",
+                code="MMG-C02",
+                where=f"evaluator.{name}.max_pictures",
+                fix=f"evaluator.{name}.max_pictures=500",
+            )
         found.append(needs)
     return found
 

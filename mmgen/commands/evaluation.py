@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mmgen import registry
 from mmgen.commands.attempts import Attempts
-from mmgen.commands.classes import caption_features
+from mmgen.commands.classes import caption_features, tell_cut
 from mmgen.commands.rivals import Rival
 from mmgen.commands.showing import Shown
 from mmgen.commands.subject import Subject
@@ -74,6 +75,7 @@ class Evaluation:
         self._drawings: dict[str, Drawings] = {}  # of a caption, as many as its pictures need
         self._redrawings: dict[tuple[int, Redrawn], Drawings] = {}
         self._seconds: dict[str, float] = {}
+        self._cut = 0  # captions that the encoder read shortened, of the evaluator that judges
 
     def run(self) -> dict[str, Any]:
         """Draws, judges, writes pictures and evaluation.json; gives what each evaluator found, as it stands there.
@@ -137,6 +139,7 @@ class Evaluation:
         """What an evaluator found, as evaluation.json holds it."""
         with registry.find("evaluator", self.config["evaluator"][name]["name"]).alone("judges"):
             found = self._stored(name, self._timed(name, self._judge, evaluator))
+        tell_cut(self.model, self._cut, name)
         json.dumps(found, allow_nan=False)  # what no file can hold is this evaluator's failure, not everyone's
         return found
 
@@ -217,12 +220,17 @@ class Evaluation:
         return (found == given).float().mean(2) if kept.any() else torch.ones(found.shape[:2])
 
     def _judge(self, evaluator: Evaluator) -> Findings:
-        needs = evaluator.needs
+        needs, self._cut = evaluator.needs, 0
         evaluator.begin(self._setting(needs))
         positions = self._positions(needs)
         for chunk in self._chunks(positions, needs):
             evaluator.update(chunk)
         return evaluator.compute()
+
+    def _encode_captions(self, captions: Sequence[str], keep: bool = False) -> Tensor:
+        features, cut = caption_features(self.model, captions, keep=keep)
+        self._cut += cut
+        return features
 
     def _chunks(self, positions: Sequence[int], needs: Needs) -> Iterator[Evidence]:
         before: Counter[str] = Counter()  # how many pictures came before, by caption
@@ -244,7 +252,8 @@ class Evaluation:
             train_positions=self.pictures.positions("train"),
             classes=subject.classes,
             templates=subject.templates,
-            encode_captions=(lambda captions: caption_features(model, captions)) if subject.reads_text else None,
+            encode_captions=self._encode_captions if subject.reads_text else None,
+            encode_classes=partial(self._encode_captions, keep=True) if subject.reads_text else None,
             read_prompts=_prompts,
             image_features=model.encode_images if model.has("encoder") else None,
             encode_images=(lambda images: model.reconstruct(images)[0]) if model.has("tokenizer") else None,
@@ -269,7 +278,7 @@ class Evaluation:
             evidence.kept_codes = self._kept(positions, drawn, _redrawn(needs))
         if needs.features:
             evidence.image_features = self.model.encode_images(images)
-            evidence.text_features = self.model.encode_captions(captions)
+            evidence.text_features = self._encode_captions(captions)
         if needs.probe_features:
             evidence.probe_features = self.model.encode_images(images, probe=True)
         return evidence

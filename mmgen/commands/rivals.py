@@ -83,6 +83,16 @@ def read_rivals(config: Mapping[str, Any], trusted: bool = True) -> tuple[list[R
         component = _component({**config["encoder"], **own["encoder"]}, trusted, place, errors)
         unknown = [key for key in own["evaluator"] if key not in config["evaluator"]]
         errors += [_not_chosen(key, config["evaluator"], place) for key in unknown]
+        errors += [
+            ConfigError(
+                f"the figures of {place} by {key} would be called {key}_{name}, which is an evaluator of the run",
+                code="MMG-C02",
+                where=place,
+                fix="another name for the rival",
+            )
+            for key in own["evaluator"]
+            if f"{key}_{name}" in config["evaluator"]
+        ]
         sections = {name: typed.plain(stage[name]) for name in ("task", "trainer")}
         found.append(Rival(str(name), component, **sections, evaluators=tuple(own["evaluator"])))
     return found, errors

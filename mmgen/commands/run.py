@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from mmgen.commands.rivals import Rival, rivals
 from mmgen.commands.schema import PLACEMENT, STAGES
 from mmgen.commands.stages import Stage, check_size, take_part, train_stage
 from mmgen.commands.starting import computes_on, locked, meet
-from mmgen.data.pictures import Pictures
+from mmgen.commands.subject import ALL
+from mmgen.data.pictures import Pictures, split_names
 from mmgen.errors import ConfigError, Interrupted
 from mmgen.files import read_json, write_json
 from mmgen.loading import PARTS, load_part, part_of
@@ -118,8 +120,31 @@ def _read(config: dict[str, Any], stages: dict[str, Stage], others: list[Stage])
     check_stages([*(stage for kind, stage in stages.items() if kind not in taken), *others], pictures, grid)
     assert isinstance(pictures, Pictures), "token shards are refused above"
     registry.build("sampler", config["sampler"])
-    needs_of(config["evaluator"])
+    _check_evaluators(config, pictures)
     return taken, pictures
+
+
+def _check_evaluators(config: dict[str, Any], pictures: Pictures) -> None:
+    """Raises ConfigError where a rival is to be judged by what it cannot give; what the dataset cannot give is told."""
+    needs = dict(zip(config["evaluator"], needs_of(config["evaluator"]), strict=True))
+    splits = split_names(pictures.dataset)
+    for name, need in needs.items():
+        if need.split not in (ALL, *splits) and not need.or_val:
+            print(
+                f"warning: {name} judges the split {need.split}, which the dataset has not: it will stand aside; "
+                f"there are {', '.join(splits)}",
+                file=sys.stderr,
+            )
+    for rival in rivals(config):
+        for name in rival.evaluators:
+            if needs[name].drawings or needs[name].redrawings or needs[name].reconstructions:
+                raise ConfigError(
+                    f"{rival.section} is to be judged by {name}, which judges drawings or reconstructions",
+                    code="MMG-C03",
+                    where=f"{rival.section}.evaluator",
+                    why="a rival is an encoder alone",
+                    fix="leave it out",
+                )
 
 
 def _stages(config: dict[str, Any]) -> dict[str, Stage]:

@@ -200,10 +200,15 @@ def pictures_among(positionals: list[str], what: str, example: str) -> tuple[lis
     """
     pictures = [word for word in positionals if os.path.isfile(word)]  # a long caption is no file, and no error
     words = [word for word in positionals if word not in pictures]
-    if not pictures:
-        looks = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
+    looks = [word for word in words if Path(word).suffix.lower() in SUFFIXES]
+    folders = [word for word in words if os.sep in word and os.path.isdir(word)]
+    if not pictures or looks or folders:
         why = f"{quoted(looks[0])} does not exist" if looks else "none of the words is a file"
-        raise ConfigError(f"there is no picture to {what}", code="MMG-C15", where="command line", why=why, fix=example)
+        if folders:
+            why, example = f"{quoted(folders[0])} is a directory", f"{folders[0].rstrip(os.sep)}/*.png"
+        none = f"there is no picture to {what}"
+        said = none if not pictures else "a picture is missing"
+        raise ConfigError(said, code="MMG-C15", where="command line", why=why, fix=example)
     for picture in pictures:
         decode(picture)
     return pictures, words

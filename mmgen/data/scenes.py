@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -100,7 +101,8 @@ class Scenes:
         self.kinds = _chosen(kinds, tuple(KINDS), "kinds")
         self.backgrounds = _chosen(backgrounds, tuple(BACKGROUNDS), "backgrounds")
         self.weights = [1.0] * len(self.kinds) if weights is None else list(weights)
-        if len(self.weights) != len(self.kinds) or min(self.weights) < 0 or sum(self.weights) <= 0:
+        unfit = any(not 0 <= weight < math.inf for weight in self.weights)
+        if len(self.weights) != len(self.kinds) or unfit or sum(self.weights) <= 0:
             raise ValueError(f"weights needs a number for each of {self.kinds}, none negative, got {weights}")
         self.emphasis = dict(emphasis or {})
         check_emphasis(self.emphasis)

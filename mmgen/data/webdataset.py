@@ -19,7 +19,7 @@ from mmgen.data.captions import clean, clean_attributes
 from mmgen.data.webdataset_files import Pieces, shard_files
 from mmgen.data.webdataset_index import PICTURES, ROLES, ShardIndex, indexed, is_kept
 from mmgen.errors import DataError, quoted
-from mmgen.images import decode
+from mmgen.images import Resize, decode
 from mmgen.progress import Bar
 from mmgen.protocols import Sample
 
@@ -42,6 +42,7 @@ class Webdataset:
         attributes: fields of `KEY.json` that become attributes; `KEY.cls` always becomes the attribute `class`.
         on_bad: what happens with a sample or shard that cannot be used: "raise" names it, "skip" leaves it out and
             counts; then every picture is read once to find those.
+        resize: lanczos, or bicubic, as CLIP reads pictures: to judge one that was trained elsewhere.
 
     Attributes:
         ids: the keys; with the shard's name before it where a key occurs in several shards.
@@ -62,12 +63,16 @@ class Webdataset:
         caption_key: str = "caption",
         attributes: list[str] | None = None,
         on_bad: Literal["raise", "skip"] = "raise",
+        resize: Resize = "lanczos",
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
         if on_bad not in ("raise", "skip"):
             raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
+        if resize not in ("lanczos", "bicubic"):
+            raise ValueError(f"resize must be 'lanczos' or 'bicubic', got {resize!r}")
         self.image_size, self.caption_key, self.on_bad = image_size, caption_key, on_bad
+        self.resize: Resize = resize
         self.attributes = list(attributes or [])
         self.skipped: list[str] = []
         self.root, self.shards = shard_files(path)
@@ -110,7 +115,7 @@ class Webdataset:
         content = self._member(index, "picture")
         assert content is not None
         try:
-            return decode(content, image_size)
+            return decode(content, image_size, resize=self.resize)
         except DataError as e:
             fix = "write the shard again without it; or dataset.on_bad=skip"
             raise DataError(e.what, code=e.code, where=self._where(index, "picture"), why=e.why, fix=fix) from e
@@ -250,6 +255,7 @@ class Webdataset:
     def _fingerprint(self) -> str:
         shards = [[name, i.state[0], i.digest] for name, i in zip(self._names(), self._indices, strict=True)]
         options = [self.image_size, self.caption_key, self.attributes, len(self)]
+        options += [self.resize] if self.resize != "lanczos" else []
         digest = hashlib.sha256(json.dumps([shards, options]).encode())
         digest.update(self._block.tobytes() + self._row.tobytes())
         return "webdataset-" + digest.hexdigest()[:16]

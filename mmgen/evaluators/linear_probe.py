@@ -30,8 +30,9 @@ class LinearProbe:
     Args:
         split: the pictures judged. Without it `val` is; or, where a dataset declares no splits and nothing was trained
             on it, half of each class, chosen by their ids, fitted to the other half.
-        attribute: what is told apart; null: every attribute with at most 100 classes.
-        max_train: pictures fitted at most, the first by a hash of their ids; null: all.
+        attribute: what is told apart; null: every attribute with at most 100 classes, or the only one there is.
+        max_train: pictures fitted at most, the first by a hash of their ids, a fifth of them from `val` where strengths
+            are chosen by that; null: all.
         max_pictures: pictures judged at most; null: all.
         steps: of L-BFGS at most.
 
@@ -71,7 +72,7 @@ class LinearProbe:
         wanted = None if self.attribute is None else [self.attribute]
         classes = usable_classes(self._setting, wanted, MOST)
         if not classes:
-            return Findings([], stood_aside=why_not(self._setting, wanted))
+            return Findings([], stood_aside=why_not(self._setting, wanted, MOST))
         fitted, chosen_by, judged, where = self._parts()
         numbers: list[Finding] = []
         tables: dict[str, list[dict[str, Any]]] = {}
@@ -113,7 +114,7 @@ class LinearProbe:
         if self._setting.split == "all":
             test = drawn(own, 0.5, "test")
             own, rest = own.where(~test), own.where(test)
-        own = self._fewer(own)
+        own = self._fewer(own, self.max_train)
         counts = Counter(own.classes)
         known = [value for value in values if counts[value] >= LEAST]
         if len(known) < 2:
@@ -124,6 +125,9 @@ class LinearProbe:
             return f"no picture to judge has a {attribute} that was trained on"
         other = chosen_by.having(attribute).within(known) if chosen_by is not None else own.where(own.none)
         if other.ids:
+            if self.max_train is not None:
+                other = self._fewer(other, max(1, round(VALIDATION * self.max_train)))
+                own = self._fewer(own, max(1, self.max_train - len(other.ids)))
             parts, own = (own, other), own.with_(other)
         else:
             aside = drawn(own, VALIDATION, "validation")
@@ -150,12 +154,12 @@ class LinearProbe:
     def _fit(self, rows: Rows, known: list[str], strength: float, start: Linear | None) -> Linear:
         return fit(rows.features, rows.numbers(known), len(known), strength, start, self.steps)
 
-    def _fewer(self, rows: Rows) -> Rows:
-        if self.max_train is None or len(rows.ids) <= self.max_train:
+    def _fewer(self, rows: Rows, most: int | None) -> Rows:
+        if most is None or len(rows.ids) <= most:
             return rows
         order = sorted(range(len(rows.ids)), key=lambda i: hashed(rows.ids[i], "fewer"))
         kept = rows.none.clone()
-        kept[order[: self.max_train]] = True
+        kept[order[:most]] = True
         return rows.where(kept)
 
     def _findings(

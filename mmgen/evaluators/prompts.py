@@ -6,10 +6,13 @@ whatever attribute is asked for.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 
 from mmgen.protocols import Names, Setting
+
+_NUMBER = re.compile(r"n?([0-9]{1,18})")  # of a class: a place, or a synset of WordNet
 
 
 def fields(template: str) -> set[str]:
@@ -66,23 +69,28 @@ def captions_of(
     return [[[fill(t, {**own, attribute: name, "": name}) for name in some] for some in called] for t in templates]
 
 
-def titles_of(classes: Sequence[str], names: Names, prompts: str) -> dict[str, str]:
-    """Which entry of a pack each class is: the one called so (case aside, underscores as spaces); and where no class is
-    called as any, and there are as many, the one at its place: the folders of ImageNet are numbered in that order.
+def titles_of(classes: Sequence[str], names: Names, prompts: str) -> tuple[dict[str, str], bool]:
+    """Which entry of a pack each class is: the one called so (case aside, underscores as spaces). Where none is called
+    as any, all are numbers, and there are as many, it is the one at its place by number: 2 before 10, and ImageNet's
+    folders, such as n01440764, are numbered in the pack's order.
+
+    Returns:
+        the titles, in the pack's order where classes are numbers, and whether they are.
 
     Raises:
         ValueError: a class is not there.
     """
     known = {_plain(title): title for title in reversed(list(names))}
     found = {value: known[_plain(value)] for value in classes if _plain(value) in known}
-    if not found and len(classes) == len(names):
-        return dict(zip(classes, names, strict=True))
+    numbers = {value: int(match[1]) for value in classes if (match := _NUMBER.fullmatch(value))}
+    if not found and len(numbers) == len(set(numbers.values())) == len(classes) == len(names):
+        return dict(zip(sorted(classes, key=numbers.__getitem__), names, strict=True)), True
     if missing := [value for value in classes if value not in found]:
         raise ValueError(
             f"prompts={prompts} has no class {missing[0]!r} ({len(missing)} of {len(classes)} are missing; it has "
             f"{len(names)}): name the classes as it does, or prompts=FILE.yaml with labels of your own"
         )
-    return found
+    return found, False
 
 
 def _plain(name: str) -> str:
@@ -90,17 +98,21 @@ def _plain(name: str) -> str:
 
 
 def usable_classes(setting: Setting, wanted: Sequence[str] | None, most: int | None = None) -> dict[str, list[str]]:
-    """The attributes asked for, or by default all, that have two classes or more; and, unless named, no more than
-    `most`."""
+    """The attributes asked for, or by default all, that have two classes or more; and, unless named, or the only one,
+    no more than `most`."""
     found = {name: list(values) for name, values in setting.classes.items() if len(values) >= 2}
     if wanted is not None:
         return {name: found[name] for name in wanted if name in found}
-    return {name: values for name, values in found.items() if most is None or len(values) <= most}
+    if most is None or len(found) == 1:
+        return found
+    return {name: values for name, values in found.items() if len(values) <= most}
 
 
-def why_not(setting: Setting, wanted: Sequence[str] | None) -> str:
+def why_not(setting: Setting, wanted: Sequence[str] | None, most: int | None = None) -> str:
     """Why `usable_classes` are none."""
     known = ", ".join(f"{name} ({len(values)})" for name, values in setting.classes.items())
     if wanted is not None and (missing := [name for name in wanted if name not in setting.classes]):
         return f"no picture has the attribute {missing[0]}; attributes with classes: {known or 'none'}"
+    if most is not None and any(len(values) >= 2 for values in setting.classes.values()):
+        return f"an attribute of more than {most} classes is judged where it is named; there are: {known}"
     return f"classifying needs two classes of an attribute, there are: {known or 'none'}"

@@ -65,16 +65,11 @@ class Robustness:
 
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
-        encode = setting.encode_captions
-        assert encode is not None
-        known: dict[str, Tensor] = {}
-
-        def remembered(captions: Sequence[str]) -> Tensor:
-            if new := [caption for caption in dict.fromkeys(captions) if caption not in known]:
-                known.update(zip(new, encode(new).cpu(), strict=True))
-            return torch.stack([known[caption] for caption in captions])
-
-        self._setting = dataclasses.replace(setting, encode_captions=remembered)
+        captions, classes = setting.encode_captions, setting.encode_classes
+        assert captions is not None
+        self._setting = dataclasses.replace(
+            setting, encode_captions=_remembered(captions), encode_classes=_remembered(classes or captions)
+        )
         conditions = [CLEAN, *((kind, severity) for kind in self.kinds for severity in self.severities)]
         self._judges = {condition: self._make() for condition in conditions}
         for judge in self._judges.values():
@@ -137,3 +132,15 @@ class Robustness:
         rows = [(kind, [clean, *(self._shown[kind, s] for s in self.severities)]) for kind in self.kinds]
         headers = ["clean", *(f"severity {severity}" for severity in self.severities)]
         return {"What the encoder was shown": sheet(rows, headers=headers)}
+
+
+def _remembered(encode: Callable[[Sequence[str]], Tensor]) -> Callable[[Sequence[str]], Tensor]:
+    """The same, each caption encoded once: every condition asks for the same ones."""
+    known: dict[str, Tensor] = {}
+
+    def remembered(captions: Sequence[str]) -> Tensor:
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in known]:
+            known.update(zip(new, encode(new).cpu(), strict=True))
+        return torch.stack([known[caption] for caption in captions])
+
+    return remembered

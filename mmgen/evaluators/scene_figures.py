@@ -24,6 +24,8 @@ CONTROLS = {
     "teacher_forced": "the likeliest tokens after true ones",
 }
 Row = dict[str, Any]
+TOLD = 16  # where more are drawn, the gain of the best of so many is told as well
+NORMAL = 1.96  # an interval of 95 %
 
 
 @dataclass
@@ -63,10 +65,7 @@ class Judgements:
             every = right.double().mean().item()
             note = f"the same of one drawing, unranked: the mean over all {n}; n counts captions; {self._beside(None)}"
             numbers.append(Finding("scene_judge/right_unranked", every, len(right), "%", note=note))
-            perfect = right.any(1).double().mean().item()
-            gain = right[:, 0].double().mean().item() - every
-            note = f"{best} over one drawing, of a hundred; a perfect ranker's is {100 * (perfect - every):.1f}"
-            numbers.append(Finding("scene_judge/gain", 100 * gain, len(right), "points", note=note))
+            numbers += [_gain("gain", right, n), *([_gain(f"gain_{TOLD}", right, TOLD)] if n > TOLD else [])]
         for name in ATTRIBUTES:
             if marks := _marks(self.best, name):
                 # The things of a drawing are no independent cases: the interval is that of so many drawings.
@@ -163,6 +162,17 @@ def combinations(scene: Scene) -> list[str]:
         found += [f"{thing(each)} {scene.transformation}" for each in changed if each in scene.originals]
     letters = scene.letters if isinstance(scene, Word | Transformation) else None
     return [*found, letters] if letters and letters in held_out_words() else found
+
+
+def _gain(name: str, right: Tensor, count: int) -> Finding:
+    """What the best of so many drawings (B,n) by the encoder has over one, with its interval over captions."""
+    alone = right.double().mean(1)
+    gains, perfect = (100 * (best(right, count) - alone) for best in (by_ranking, by_truth))
+    note = f"the best of {count} by the encoder over one drawing, of a hundred"
+    if len(right) > 1:
+        note += f", ± {NORMAL * gains.std().item() / len(right) ** 0.5:.1f}"
+    note += f"; a perfect ranker's is {perfect.mean().item():.1f}"
+    return Finding(f"scene_judge/{name}", gains.mean().item(), len(right), "points", note=note)
 
 
 def _marks(verdicts: Iterable[Verdict], name: str) -> list[bool]:

@@ -14,7 +14,7 @@ from mmgen.evaluators.sheets import Chosen
 from mmgen.protocols import Evidence, Findings, Needs, Sample, Setting
 from mmgen.scenes.description import Scene, from_json
 from mmgen.scenes.grammar import captions
-from mmgen.scenes.marking import ATTRIBUTES, WHOLE, Region, Verdict, judge
+from mmgen.scenes.marking import ATTRIBUTES, WHOLE, Region, Verdict, attributes_of, judge
 from mmgen.scenes.reading import Reading
 
 FAILURES = 24  # shown and listed
@@ -38,10 +38,11 @@ class SceneJudge:
             counts as given. Null: all is drawn from the captions.
         shown: how many drawings the sheet has; the seed chooses them.
         noise: its sigma, of pixels in [0,1], where the judge itself is judged.
-        attributes: those that have to be right for "all right", where a scene has them; null: all but the background.
+        attributes: those that have to be right for "all right", where a scene has them; one with none of them is left
+            out. Null: all but the background.
 
     Raises:
-        ValueError: a negative number of drawings, a share outside [0,1), an unknown attribute.
+        ValueError: a negative number of drawings, a share outside [0,1), an unknown attribute, or none.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class SceneJudge:
         unknown = [name for name in attributes or () if name not in ATTRIBUTES]
         if unknown:
             raise ValueError(f"attributes has {unknown[0]!r}; known are {', '.join(ATTRIBUTES)}")
+        if attributes is not None and not attributes:
+            raise ValueError(f"attributes is empty; known are {', '.join(ATTRIBUTES)}, and null is all but the last")
         self.drawings, self.shown, self.noise, self.attributes = drawings, shown, noise, attributes
         self.region = WHOLE if redrawn_from is None else Region(*redrawn_from)
         self.redraws = redrawn_from is not None and drawings > 0
@@ -78,6 +81,7 @@ class SceneJudge:
     def begin(self, setting: Setting) -> None:
         """Starts anew."""
         self._seed, self._region = setting.seed, self.region
+        self._had: dict[str, None] = {}  # the attributes of the split's scenes
         self._found = Judgements(f"of {setting.split}{self._given()}", self.attributes, self.noise)
         self._sheet: Chosen[Judged] = Chosen(self.shown, setting.seed)
         self._failures: Chosen[Judged] = Chosen(FAILURES, setting.seed)
@@ -89,13 +93,17 @@ class SceneJudge:
 
     def update(self, evidence: Evidence) -> None:
         """Judges the pictures, and every drawing of them."""
-        numbers = [i for i, sample in enumerate(evidence.samples) if "scene" in sample.get("attributes", {})]
+        every = [(i, _scene_of(sample)) for i, sample in enumerate(evidence.samples)]
+        known = [(i, scene) for i, scene in every if scene is not None]
+        for _, scene in known:
+            self._had.update(dict.fromkeys(sorted(attributes_of(scene), key=ATTRIBUTES.index)))
+        numbers = [i for i, scene in known if self._asks_of(scene)]
         if not numbers:
             return
         if evidence.indices is not None:
             self._region = self.region.on(tuple(evidence.indices.shape[1:]))
         samples = [evidence.samples[i] for i in numbers]
-        scenes = [from_json(sample["attributes"]["scene"]).canonical() for sample in samples]
+        scenes = [scene for _, scene in known if self._asks_of(scene)]
         images = evidence.images[numbers].cpu().float()
         assert evidence.reconstructions is not None
         asked = {
@@ -111,22 +119,31 @@ class SceneJudge:
         drawn = evidence.redrawings if self.redraws else evidence.drawings
         if self.drawings:
             assert drawn is not None
+            kept = None
             if self.redraws and evidence.kept_codes is not None:
-                self._found.kept.append(evidence.kept_codes[numbers].cpu())
-            self._judge_drawings(drawn[numbers].cpu().float(), images, scenes, samples)
+                kept = evidence.kept_codes[numbers].cpu()
+                self._found.kept.append(kept)
+            self._judge_drawings(drawn[numbers].cpu().float(), images, scenes, samples, kept)
 
-    def _judge_drawings(self, drawn: Tensor, images: Tensor, scenes: list[Scene], samples: list[Sample]) -> None:
+    def _asks_of(self, scene: Scene) -> bool:
+        """Whether the scene has any of the attributes that are asked for."""
+        return self.attributes is None or not attributes_of(scene).isdisjoint(self.attributes)
+
+    def _judge_drawings(
+        self, drawn: Tensor, images: Tensor, scenes: list[Scene], samples: list[Sample], kept: Tensor | None
+    ) -> None:
+        """Kept: (B,n), the share of the given codes that each drawing kept; one that did not keep all is not right."""
         batch, n = drawn.shape[:2]
         every = [scene for scene in scenes for _ in range(n)]
         found = self._judged(drawn.flatten(0, 1), images.repeat_interleave(n, dim=0), every)
         right = torch.tensor([verdict.right(self.attributes) for _, verdict in found]).view(batch, n)
+        if kept is not None:
+            right &= kept == 1
         self._found.right.append(right)
         for i, sample in enumerate(samples):
             reading, verdict = found[i * n]
             self._found.best.append(verdict)
-            shown = judged(
-                sample["id"], sample["caption"], images[i], drawn[i, 0], reading, verdict, bool(right[i, 0])
-            )
+            shown = judged(sample["id"], sample["caption"], images[i], drawn[i, 0], reading, verdict, bool(right[i, 0]))
             self._sheet.offer(shown)
             if not shown.right:
                 self._failures.offer(shown)
@@ -156,8 +173,11 @@ class SceneJudge:
         """Over everything since `begin`."""
         parts: tuple[str, ...] = ("dataset", "tokenizer")
         found = self._found
-        if not found.scenes:
+        if not self._had:
             return Findings([], depends_on=parts, stood_aside="no picture of the split has a scene to be read back")
+        if missing := [name for name in self.attributes or () if name not in self._had]:
+            why = f"no scene of the split has the attribute {missing[0]}; they have {', '.join(self._had)}"
+            return Findings([], depends_on=parts, stood_aside=why)
         if not self.drawings:
             return Findings(found.itself(), {"The judge itself": found.by_attribute()}, depends_on=parts)
         wrong = [
@@ -176,3 +196,9 @@ class SceneJudge:
             pictures["Not all right, chosen by the seed"] = failures_of(list(self._failures))
         parts = (*parts, "generator", "encoder", "sampler")
         return Findings([*found.drawn(), *found.itself()], tables, pictures, parts)
+
+
+def _scene_of(sample: Sample) -> Scene | None:
+    """What a sample of `scenes` shows; None for a picture of another dataset, whatever its attributes are called."""
+    text = sample.get("attributes", {}).get("scene", "")
+    return from_json(text).canonical() if text.startswith("{") else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +121,12 @@ class ZeroShot:
         self.prompts = prompts
         own_templates = templates is not None or prompts is not None
         self.needs = Needs(
-            split, max_pictures=max_pictures, features=True, attributes=True, templates=not own_templates
+            split,
+            max_pictures=max_pictures,
+            features=True,
+            attributes=True,
+            templates=not own_templates,
+            prompts=prompts,
         )
 
     def begin(self, setting: Setting) -> None:
@@ -130,26 +136,33 @@ class ZeroShot:
         self._classes = usable_classes(setting, self.attributes)
         self._titles: dict[str, str] = {}  # of classes that a pack names
         self._names: Names = {}
+        self._by_place = ""  # how a pack's names were given, where classes are numbers
         if self.prompts is not None and self._classes:
             self._take_prompts(self.prompts, setting)
+        self._places = {name: {value: i for i, value in enumerate(values)} for name, values in self._classes.items()}
         self._answers: dict[str, Answers] = defaultdict(
             lambda: Answers(Chosen(SHOWN, setting.seed), Chosen(SHOWN, setting.seed))
         )
-        self._known: dict[Question, Tensor] = {}  # features of questions that every picture shares
+        # of all classes of an attribute, in templates that name no other: (templates,L,D), for every picture
+        self._tables_of: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
     def _take_prompts(self, prompts: str, setting: Setting) -> None:
         assert setting.read_prompts is not None
         self._names, templates = setting.read_prompts(prompts)
         if self.templates is None:
             self._templates = list(templates)
+        if not self._names:  # a pack may be templates alone
+            return
         if len(self._classes) > 1:
             raise ValueError(
                 f"prompts={prompts} names one attribute's classes: attributes=[{next(iter(self._classes))}]"
             )
-        if self._names:  # a pack may be templates alone
-            ((attribute, values),) = self._classes.items()
-            self._titles = titles_of(values, self._names, prompts)
-            self._classes = {attribute: [self._titles[value] for value in values]}
+        ((attribute, values),) = self._classes.items()
+        self._titles, by_place = titles_of(values, self._names, prompts)
+        if by_place:
+            first, title = next(iter(self._titles.items()))
+            self._by_place = f", in the order of their numbers: {first} is {title}"
+        self._classes = {attribute: list(self._titles.values())}
 
     def update(self, evidence: Evidence) -> None:
         """Classifies pictures by their features."""
@@ -158,10 +171,10 @@ class ZeroShot:
         for row, sample in enumerate(evidence.samples):
             for question, truth in self._questions(sample):
                 asked[question].append((row, truth))
-        features = self._features([question for question in asked if question not in self._known])
+        features = self._features([question for question in asked if not self._is_shared(question)])
         images = evidence.image_features.cpu().float()
         for question, rows in asked.items():
-            classes = self._known[question] if question in self._known else features[question]
+            classes = features[question] if question in features else self._shared(question)
             places = [row for row, _ in rows]
             answers = self._answer(question, classes, images[places], [truth for _, truth in rows])
             if not len(evidence.images):
@@ -194,23 +207,26 @@ class ZeroShot:
         return questions
 
     def _features(self, questions: Sequence[Question]) -> dict[Question, Tensor]:
-        """Of each question (templates,choices,D), every caption encoded once, and a choice's names averaged. What needs
-        nothing of the picture but its truth is kept for all that follow."""
+        """Of each question (templates,choices,D), every caption encoded once."""
         assert self._setting.encode_captions is not None
-        captions = {question: question.captions(self._names) for question in questions}
-        different = dict.fromkeys(name for rows in captions.values() for row in rows for cell in row for name in cell)
-        place = {caption: i for i, caption in enumerate(different)}
-        if not place:
-            return {}
-        encoded = self._setting.encode_captions(list(place)).cpu().float()
-        found = {}
-        for question, rows in captions.items():
-            found[question] = torch.stack(
-                [_averaged(encoded, [[place[n] for n in cell] for cell in row]) for row in rows]
-            )
-            if not question.context and question.choices == tuple(self._classes[question.attribute]):
-                self._known[question] = found[question]
-        return found
+        return _encoded({q: q.captions(self._names) for q in questions}, self._setting.encode_captions)
+
+    def _is_shared(self, question: Question) -> bool:
+        """Whether it needs nothing of the picture but which classes it is put among."""
+        return not question.context and question.choices[0] in self._places[question.attribute]
+
+    def _shared(self, question: Question) -> Tensor:
+        """(templates,choices,D), of what is encoded once for all pictures: every class, in every template."""
+        classes, key = tuple(self._classes[question.attribute]), (question.attribute, question.templates)
+        if key not in self._tables_of:
+            whole = dataclasses.replace(question, choices=classes)
+            encode = self._setting.encode_classes or self._setting.encode_captions
+            assert encode is not None
+            self._tables_of[key] = _encoded({whole: whole.captions(self._names)}, encode)[whole]
+        if question.choices == classes:
+            return self._tables_of[key]
+        place = self._places[question.attribute]
+        return self._tables_of[key][:, [place[choice] for choice in question.choices]]
 
     def _answer(self, question: Question, classes: Tensor, images: Tensor, truths: Sequence[str]) -> list[str]:
         """Pictures (S,D) among class captions (templates,choices,D): what each is called."""
@@ -237,7 +253,7 @@ class ZeroShot:
         """The accuracies over everything since `begin`."""
         if not self._classes:
             return Findings([], stood_aside=why_not(self._setting, self.attributes))
-        if not self._answers and self.templates is not None:
+        if not self._answers:
             return Findings([], stood_aside="no picture has the attributes that the templates name")
         numbers: list[Finding] = []
         tables: dict[str, list[dict[str, Any]]] = {}
@@ -259,7 +275,7 @@ class ZeroShot:
         if captions > 1:
             note += f", of {captions} captions each"
         if self.prompts is not None:
-            note += f", by the prompts {self.prompts}"
+            note += f", by the prompts {self.prompts}{self._by_place}"
         name, chance = f"zero_shot/{attribute}", _mean([1 / count for count in found.choices])
         numbers = [Finding(name, _mean([rank == 1 for rank in found.ranks]), n, "%", chance, note)]
         if captions > 1:
@@ -300,6 +316,22 @@ def _pictures(attribute: str, found: Answers) -> dict[str, Tensor]:
     sheets = {f"Zero-shot: {attribute}, {len(found.some)} pictures chosen by the seed": found.some}
     sheets[f"Zero-shot: {attribute}, mistaken, chosen by the seed"] = found.mistaken
     return {title: two_columns([called.row for called in chosen], []) for title, chosen in sheets.items() if chosen}
+
+
+def _encoded(
+    captions: Mapping[Question, list[list[list[str]]]], encode: Callable[[Sequence[str]], Tensor]
+) -> dict[Question, Tensor]:
+    """Of each question's captions (templates, choices, names of the choice) the features (templates,choices,D): every
+    caption encoded once, and a choice's names averaged."""
+    different = dict.fromkeys(name for rows in captions.values() for row in rows for cell in row for name in cell)
+    place = {caption: i for i, caption in enumerate(different)}
+    if not place:
+        return {}
+    encoded = encode(list(place)).cpu().float()
+    return {
+        question: torch.stack([_averaged(encoded, [[place[n] for n in cell] for cell in row]) for row in rows])
+        for question, rows in captions.items()
+    }
 
 
 def _averaged(features: Tensor, cells: Sequence[Sequence[int]]) -> Tensor:

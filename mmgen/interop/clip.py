@@ -165,11 +165,21 @@ def _told(archive: Archive | Sharded, extra: Sequence[Path], theirs: bool, optio
         told = hugging_face_config(path) if path else Told()
         told.options |= preprocessor_config(pixels) if pixels else {}
         return told
-    if all(name in map(flat, archive.weights) for name in OPENAI):
-        return Told("quick_gelu", {name: options[name] for name in (*HEADS, "pixels")}, archive.path)
     named = {name: path for name, path in named.items() if name != "config.json"} or named
     path = next(iter(named.values()), None)
-    return open_clip_config(path) if path else Told()
+    told = open_clip_config(path) if path else Told()
+    if not all(name in map(flat, archive.weights) for name in OPENAI):
+        return told
+    if told.activation not in (None, "quick_gelu"):
+        raise ConfigError(
+            f"{path} is of a model with {told.activation}",
+            code="MMG-C40",
+            where="activation",
+            why=f"{archive.path} is of OpenAI's form, and all of these have quick_gelu",
+            fix="leave the config out, or give that of the model named -quickgelu",
+        )
+    known = {name: options[name] for name in (*HEADS, "pixels")}
+    return Told("quick_gelu", known, told.path or archive.path, told.sizes)
 
 
 def _activation(archive: Archive | Sharded, told: Told, asked: str | None) -> str:

@@ -205,7 +205,8 @@ def _readme(text_tokenizer: AnyTextTokenizer, notes: tuple[str, ...]) -> str:
         "",
         "Back into mmgen, with the same weights: `mmgen import clip THIS_FOLDER to=DIR`.",
         "",
-        "Pictures are cut to the middle square and resized as open_clip does, bicubic; mmgen itself uses Lanczos.",
+        "Pictures are cut to the middle square and resized as open_clip does, bicubic, and as `mmgen classify` does; "
+        "mmgen's datasets take Lanczos.",
     ]
     if ours:
         lines += [

@@ -34,7 +34,7 @@ from mmgen.scenes.description import (
 from mmgen.scenes.font import COLUMNS, FONT, ROWS
 from mmgen.scenes.layout import CELL_HEIGHT, CELL_WIDTH, LETTER_PITCH, UNIT, Layout, Place
 
-DRAWING_VERSION = 1  # goes up with any change that changes a picture
+DRAWING_VERSION = 1  # goes up with any change that changes a picture, which scenes are drawn, or a caption
 OUTLINE = 1.7  # thickness, in 1/32 of the picture's side
 INK = {"dark": (244, 244, 244)}  # the colour of parts, fills and written letters on a background; elsewhere:
 INK_ELSEWHERE = (36, 36, 48)

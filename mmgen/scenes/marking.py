@@ -71,7 +71,7 @@ class Verdict:
 
     def right(self, attributes: Sequence[str] | None = None) -> bool:
         """Whether nothing is unexplained and all of these attributes that the scene has are right; null: all but the
-        background."""
+        background. The scene has to have one of them (see `attributes_of`)."""
         asked = [name for name in self.marks if name != "background"] if attributes is None else attributes
         return not self.unexplained and all(all(self.marks.get(name, ())) for name in asked)
 
@@ -80,6 +80,11 @@ class Verdict:
         """What is wrong, in words."""
         names = [name for name, marks in self.marks.items() if not all(marks)]
         return ", ".join([*names, *self.unexplained])
+
+
+def attributes_of(scene: Scene) -> frozenset[str]:
+    """Which of `ATTRIBUTES` a scene has."""
+    return frozenset(_marks(scene, scene))
 
 
 def mark(truth: Scene, reading: Reading, region: Region = WHOLE) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,39 @@ class Compared:
         return {"run": self.run, "value": self.value, "figures": figures}
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A figure over trainings that differ in their seed alone."""
+
+    figure: Figure
+    mean: float
+    deviation: float  # of single trainings, with n - 1
+    seeds: int
+
+    @property
+    def shown(self) -> str:
+        """ "54.0 % ± 5.6 %"."""
+        return f"{self.figure.shown(self.mean)} ± {self.figure.shown(self.deviation)}"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"name": self.figure.name, "mean": self.mean, "deviation": self.deviation, "seeds": self.seeds}
+
+
+def spreads(option: str, compared: Sequence[Compared]) -> dict[str, Spread]:
+    """By name, of the figures that every run of another seed has; none where another option tells the runs apart."""
+    runs = [one for one in compared if one.value is not None]
+    if option != "seed" or len(runs) < 2:
+        return {}
+    found = {}
+    for name, figure in runs[0].figures.items():
+        values = [one.figures[name].value for one in runs if name in one.figures]
+        known = [value for value in values if value is not None]
+        if len(known) == len(runs):
+            found[name] = Spread(figure, statistics.fmean(known), statistics.stdev(known), len(runs))
+    return found
+
+
 def write_comparison(directory: Path, option: str, compared: Sequence[Compared]) -> Path:
     """Writes comparison.html.
 
@@ -47,12 +81,15 @@ def write_comparison(directory: Path, option: str, compared: Sequence[Compared])
         option: the dotted key that tells the runs apart; "" where there is none, and then no curves are drawn.
         compared: in the order in which they are shown.
     """
-    rows = []
+    rows, spread = [], spreads(option, compared)
+    drawn = option and not spread  # no figure is a function of the seed
     for name, figure in compared[0].figures.items():
         found = [one.figures.get(name) for one in compared]
-        rows.append({"figure": figure, "found": found, "curve": _curve(option, name, compared) if option else ""})
+        curve = _curve(option, name, compared) if drawn else ""
+        rows.append({"figure": figure, "found": found, "spread": spread.get(name), "curve": curve})
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    page = environment.get_template("comparison.html").render(option=option, compared=compared, rows=rows)
+    page = environment.get_template("comparison.html")
+    page = page.render(option=option, compared=compared, rows=rows, spread=bool(spread), drawn=drawn)
     path = directory / "comparison.html"
     write_atomic(path, page.encode("utf-8", errors="replace"))
     return path

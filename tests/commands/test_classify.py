@@ -244,9 +244,7 @@ def test_an_endless_file_of_labels_is_refused(call):
     assert "more than 64 MiB of labels" in err
 
 
-@pytest.mark.parametrize(
-    "arguments", [["classify", "red.png", "a red bar", "a blue bar"], ["sample", "a red bar", "out=drawn", "num_images=1"]]
-)
+@pytest.mark.parametrize("arguments", [ASKED, ["sample", "a red bar", "out=drawn", "num_images=1"]])
 def test_using_models_takes_no_lightning(arguments: list[str], work: Path):
     """Its import takes seconds, more than classifying does."""
     heavy = ("pytorch_lightning", "lightning_fabric", "torch._dynamo", "wandb")
@@ -257,3 +255,21 @@ def test_using_models_takes_no_lightning(arguments: list[str], work: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=work)
     assert done.stderr.splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.mark.parametrize(("word", "why"), [("bleu.png", "does not exist"), ("more/pictures", "is a directory")])
+def test_a_picture_that_is_missing_is_no_label(call, kept, work, word, why):
+    (work / "more/pictures").mkdir(parents=True, exist_ok=True)
+    code, _, err = call("classify", "red.png", word, "a red bar", "a blue bar")
+    assert code == 2
+    assert "error[MMG-C15]: a picture is missing" in err
+    assert f"{word!r} {why}" in err
+
+
+def test_a_directory_to_write_into_is_refused_before_anything_is_written(call, kept, tmp_path):
+    (tmp_path / "page").mkdir()
+    code, _, err = call(*ASKED, f"out={tmp_path}/shares.json", f"html={tmp_path}/page")
+    assert code == 2
+    assert "is a directory" in err
+    assert f"html={tmp_path}/page/classified.html" in err
+    assert list(files(tmp_path)) == []

@@ -140,6 +140,9 @@ def test_an_encoder_that_comes_with_its_weights_is_judged_without_a_run(call, wo
         (["run=runs/tiny", "evaluator=[zero_shot]", "evaluator.zero_shot.templates=[a cat]"], "MMG-C04", "no place"),
         (["runs=[runs/tiny]", "over=encoder", "evaluator=[retrieval]"], "MMG-C39", "runs= is given too"),
         ([COLOURS, "over=encoder", "evaluator=[linear_probe]"], "MMG-C39", "encoder= is given too"),
+        (["run=runs/tiny", "over=encoder", "encoder_from=runs/b", "evaluator=[retrieval]"], "MMG-C39", "encoder_from="),
+        (["run=runs/tiny", "evaluator=[retrieval]", "evaluator.retrieval.max_pictures=0"], "MMG-C02", "must be ≥ 1"),
+        (["run=runs/tiny", "evaluator=[zero_shot]", "evaluator.zero_shot.prompts=imagnet"], "MMG-C03", "'imagnet' in"),
         (["run=runs/tiny/tokenizer", "over=generator", "evaluator=[reconstruction]"], "MMG-C69", "no training"),
     ],
 )
@@ -194,7 +197,9 @@ def test_a_run_is_judged_as_it_was_at_each_checkpoint_that_it_kept(call, work):
     assert err.count("reading: 60/60") == 1
     assert "encoder at step 20 of 24" in out
     found = json.loads((work / "over/comparison.json").read_text())
-    assert found["option"] == "minutes of the encoder's training"
+    assert (found["run"], found["option"]) == ("runs/tiny", "minutes of the encoder's training")
+    judged = [json.loads(path.read_text()) for path in (work / "runs/tiny/evaluations").glob("*/evaluation.json")]
+    assert {Path(each["encoder_from"]).name for each in judged} == {"step-000020", "step-000024"}
     assert [run["run"] for run in found["runs"]] == ["step 20", "step 24"]
     seconds = RunDirectory(work / "runs/tiny/encoder").status().seconds
     assert [run["value"] for run in found["runs"]] == pytest.approx([seconds * 20 / 24 / 60, seconds / 60], abs=0.01)

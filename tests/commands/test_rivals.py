@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mmgen import cli
-from mmgen.commands.rivals import rivals
+from mmgen.commands.rivals import read_rivals, rivals
 from tests.tiny import QUIET, RUN, files, mmgen, write_pictures
 
 EXPERIMENT = """# @package _global_
@@ -99,6 +99,17 @@ def test_a_mistake_is_told_with_its_place(tmp_path, monkeypatch, capsys, overrid
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_rival_that_is_to_draw_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures")
+    judged = ["evaluator=[reconstruction,scene_judge]", "evaluator.scene_judge.split=heldout_pears"]
+    assert cli.main(["run", *RUN, QUIET, *judged, "rivals.noisy.evaluator=[reconstruction]"]) == 2
+    err = capsys.readouterr().err
+    assert "warning: scene_judge judges the split heldout_pears, which the dataset has not: it will stand aside" in err
+    assert "rivals.noisy is to be judged by reconstruction, which judges drawings or reconstructions" in err
+    assert not list((tmp_path / "runs").rglob("checkpoints"))
+
+
 def test_a_rival_is_the_encoder_but_for_what_it_says():
     task = {"name": "encoder", "batch_size": 32, "optimizer": {"name": "muon", "lr": 1e-2}}
     config = {
@@ -114,3 +125,16 @@ def test_a_rival_is_the_encoder_but_for_what_it_says():
     assert (rival.task["batch_size"], optimizer["name"], optimizer["lr"]) == (32, "muon", 1e-3)
     assert rival.trainer["max_steps"] == 7
     assert config["stages"]["encoder"]["task"]["optimizer"]["lr"] == 1e-2
+
+
+def test_figures_that_would_be_called_as_an_evaluator_of_the_run_are_refused():
+    config = {
+        "stages": {"encoder": {"task": {"name": "encoder"}, "trainer": {}}},
+        "encoder": {"name": "clip"},
+        "evaluator": {"pairs": {"name": "retrieval"}, "pairs_seen": {"name": "retrieval"}},
+        "rivals": {"seen": {"evaluator": ["pairs"]}, "noisy": {"evaluator": ["pairs"]}},
+    }
+    found, (error,) = read_rivals(config)
+    assert [rival.name for rival in found] == ["seen", "noisy"]
+    assert error.where == "rivals.seen"
+    assert "would be called pairs_seen, which is an evaluator of the run" in error.what

@@ -416,3 +416,15 @@ def test_training_by_blocks(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         PictureData(Scenes(num_samples=4, num_val=1), batch_size=2, seed=1, max_steps=1, shuffle="blocks")
     assert caught.value.code == "MMG-D52"
+
+
+def test_pictures_are_resized_as_clip_does_where_that_is_asked_for(tmp_path: Path):
+    picture = encode_png(torch.rand(3, 40, 31, generator=torch.Generator().manual_seed(0)))
+    path = shard(tmp_path / "a.tar", [("a.png", picture), ("a.txt", b"noise")])
+    usual, asked = Webdataset(str(path)), Webdataset(str(path), resize="bicubic")
+    assert torch.equal(usual[0]["image"], decode(picture, 32))
+    assert torch.equal(asked[0]["image"], decode(picture, 32, resize="bicubic"))
+    assert not torch.equal(usual[0]["image"], asked[0]["image"])
+    assert usual.fingerprint != asked.fingerprint
+    with pytest.raises(ValueError, match="resize must be 'lanczos' or 'bicubic', got 'nearest'"):
+        Webdataset(str(path), resize="nearest")

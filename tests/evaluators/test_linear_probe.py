@@ -174,6 +174,23 @@ def test_fewer_training_pictures_can_be_asked_for(number):
     assert "fitted to 30 pictures" in number(findings, "linear_probe/colour").note
 
 
+def test_pictures_to_choose_strengths_by_count_as_fitted(number):
+    splits = {"train": evidence(*clouds(90, 0), "train"), "val": evidence(*clouds(90, 2), "val")}
+    findings, _ = judge(LinearProbe(max_train=30), evidence(*clouds(30, 1), "test"), splits)
+    assert "fitted to 30 pictures" in number(findings, "linear_probe/colour").note
+
+
+def test_an_attribute_of_very_many_classes_is_probed_where_it_is_the_only_one(number):
+    splits = {"train": evidence(*clouds(90, 0), "train")}
+    many = [*COLOURS, *(f"colour {i}" for i in range(200))]
+    findings, _ = judge(LinearProbe(), evidence(*clouds(30, 1), "test"), splits, classes={"colour": many})
+    assert number(findings, "linear_probe/colour").n == 30
+    several = {"colour": many, "name": many}
+    findings, _ = judge(LinearProbe(), evidence(*clouds(30, 1), "test"), splits, classes=several)
+    assert findings.stood_aside.startswith("an attribute of more than 100 classes is judged where it is named")
+    assert "colour (" in findings.stood_aside
+
+
 def test_pictures_are_not_kept():
     """30,000 of 224 pixels would take 18 GB."""
     seen: list[weakref.ref] = []

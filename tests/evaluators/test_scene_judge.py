@@ -5,7 +5,7 @@ from mmgen.data.scenes import Scenes
 from mmgen.evaluators.scene_judge import SceneJudge
 from mmgen.evaluators.scene_sheets import FRAME, GREEN, RED, failures_of, judged
 from mmgen.protocols import Evidence, Setting
-from mmgen.scenes.description import Corner, Object, Pair, Thing, Transformation, to_json
+from mmgen.scenes.description import Corner, Object, Pair, Thing, Transformation, Word, to_json
 from mmgen.scenes.drawing import draw
 from mmgen.scenes.layout import draw_layout
 from mmgen.scenes.lexicon import thing
@@ -217,13 +217,58 @@ def test_pictures_whose_redrawings_changed_a_kept_code_are_counted(objects, numb
     evaluator.update(Evidence(objects, images, reconstructions=images, redrawings=drawn, kept_codes=kept))
     found = number(evaluator.compute(), "scene_judge/kept_codes")
     assert (found.value, found.n) == (0.5, 4)
+    right = number(evaluator.compute(), "scene_judge/right_unranked")
+    assert (right.value, right.n) == (6 / 8, 4), "what did not keep what it was given is not right"
 
 
 def test_what_has_to_be_right_can_be_chosen(objects, number):
     drawn = torch.stack([other(Thing("circle", "red"))] * 4)[:, None]
-    for attributes, right in ((None, 0), (["shape"], 0.5), (["colour"], 0.5), (["relation"], 1)):
+    for attributes, right in ((None, 0), (["shape"], 0.5), (["colour"], 0.5)):
         findings = judge(SceneJudge(drawings=1, attributes=attributes), objects, drawn)
         assert number(findings, "scene_judge/right").value == right
+
+
+def test_attributes_that_no_scene_of_the_split_has_are_a_reason(objects):
+    drawn = torch.stack([sample["image"] for sample in objects])[:, None]
+    for attributes in (["relation"], ["shape", "letters"]):
+        findings = judge(SceneJudge(drawings=1, attributes=attributes), objects, drawn)
+        assert findings.numbers == []
+        assert findings.stood_aside == (
+            f"no scene of the split has the attribute {attributes[-1]}; they have shape, colour, background"
+        )
+
+
+def test_scenes_with_none_of_the_attributes_are_no_cases(sample, number):
+    """Of four words and objects only the words have letters; one of the two is drawn wrong."""
+    scenes = [Word("TOP", "red"), Object(Thing("star", "red")), Word("SUN", "blue"), Object(Thing("heart", "red"))]
+    samples = [sample(picture(scene), "asked", id=str(i), scene=to_json(scene)) for i, scene in enumerate(scenes)]
+    drawn = torch.stack([picture(scene) for scene in (scenes[0], scenes[3], Word("SUM", "blue"), scenes[3])])[:, None]
+    findings = judge(SceneJudge(drawings=1, attributes=["letters"]), samples, drawn)
+    right = number(findings, "scene_judge/right")
+    assert (right.value, right.n) == (0.5, 2)
+    assert number(findings, "scene_judge/true").n == 2
+
+
+def test_what_other_datasets_call_a_scene_is_none(objects, sample, number):
+    beach = sample(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)), "a beach", scene="beach")
+    images = torch.stack([each["image"] for each in (beach, *objects)])
+    assert number(judge(SceneJudge(drawings=1), [beach, *objects], images[:, None]), "scene_judge/right").n == 4
+
+
+def test_the_gain_of_sixteen_is_told_where_more_are_drawn(objects, number):
+    """By the expectation over all sixteens of the twenty: the first is right, its caption's other nineteen are not."""
+    images = torch.stack([sample["image"] for sample in objects])
+    drawn = images.roll(2, 0)[:, None].repeat(1, 20, 1, 1, 1)
+    drawn[:, 0] = images
+    drawn[3] = images[3]
+    findings = judge(SceneJudge(drawings=20), objects, drawn)
+    gain, sixteen = number(findings, "scene_judge/gain"), number(findings, "scene_judge/gain_16")
+    assert gain.value == pytest.approx(3 / 4 * 100 * (1 - 1 / 20))
+    assert sixteen.value == pytest.approx(3 / 4 * 100 * (16 / 20 - 1 / 20))
+    deviation = torch.tensor([75.0, 75.0, 75.0, 0.0]).std().item()
+    assert f"one drawing, of a hundred, ± {1.96 * deviation / 2:.1f}; a perfect ranker's is 56.2" in sixteen.note
+    few = judge(SceneJudge(drawings=16), objects, drawn[:, :16])
+    assert [n.name for n in few.numbers if "gain" in n.name] == ["scene_judge/gain"]
 
 
 def test_things_of_one_drawing_are_no_independent_cases(sample, number):
@@ -263,6 +308,7 @@ def test_what_it_asks_for():
         ({"drawings": -1}, "drawings=-1"),
         ({"redrawn_from": [0.5]}, "two shares"),
         ({"redrawn_from": [0.5, 1.0]}, "two shares"),
+        ({"attributes": []}, "attributes is empty; known are shape"),
         ({"attributes": ["shapes"]}, "attributes has 'shapes'; known are shape"),
     ):
         with pytest.raises(ValueError, match=said):

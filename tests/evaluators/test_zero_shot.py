@@ -273,16 +273,64 @@ def sample_of(value):
     return {"image": torch.zeros(3, 8, 8), "caption": "", "id": "x", "attributes": {"class": value}}
 
 
+def test_classes_that_are_drawn_are_encoded_once_for_all_pictures(captions, sample, number):
+    """Each picture is put among 20 of 50 of its own; the captions are those of all classes, and no more."""
+    asked: list[int] = []
+
+    def classes(wanted):
+        asked.append(len(wanted))
+        return captions.features(wanted)
+
+    where = dataclasses.replace(setting(captions, {"name": NAMES}, ["a {name}", "the {name}"]), encode_classes=classes)
+    evaluator = ZeroShot()
+    evaluator.begin(where)
+    for i in range(4):
+        samples = [sample(id=f"{i}.{j}", name=NAMES[10 * i + j]) for j in range(10)]
+        features = captions.features([f"the {s['attributes']['name']}" for s in samples])
+        evaluator.update(Evidence(samples, torch.zeros(10, 3, 8, 8), image_features=features))
+    assert (asked, captions.seen) == ([100], [])
+    assert number(evaluator.compute(), "zero_shot/name").value == 1
+    assert number(evaluator.compute(), "zero_shot/name_single").value == 0
+
+
+def test_no_picture_with_what_templates_name_is_a_reason(captions, sample):
+    samples = [sample(id="x", name=NAMES[0])]
+    found = judge(ZeroShot(attributes=["tone"]), setting(captions), samples, torch.zeros(1, 4000))
+    assert found.stood_aside == "no picture has the attributes that the templates name"
+
+
 EVERY = {"a tench.", "a happy fish.", "a smiling fish.", "a eel.", "the tench", "the happy fish", "the smiling fish"}
 
 
-@pytest.mark.parametrize("classes", [["tench", "Happy_fish", "eel"], ["n01440764", "n02", "n03"]])
+@pytest.mark.parametrize("classes", [["tench", "Happy_fish", "eel"], ["n01440764", "n01443537", "n01484850"]])
 def test_a_pack_names_the_classes_that_are_called_so_or_stand_in_its_order(captions, number, classes):
     seen, found = named(captions, classes)
     assert set(seen) == EVERY | {"the eel"}
     assert number(found, "zero_shot/class").value == 1
     assert "by the prompts fish" in number(found, "zero_shot/class").note
     assert [row["class"] for row in found.tables["Zero-shot: class"]] == list(PACK[0])
+
+
+@pytest.mark.parametrize("classes", [["10", "2", "1"], ["n10", "n02", "n1"]])
+def test_classes_that_are_numbers_stand_in_the_order_of_numbers(captions, number, classes):
+    """Of folders 1, 2 and 10, which sort as 1, 10, 2."""
+    _, found = named(captions, classes)
+    assert number(found, "zero_shot/class").value == 0  # the picture of 10 is no tench
+    assert f"in the order of their numbers: {classes[2]} is tench" in number(found, "zero_shot/class").note
+    assert found.tables["Zero-shot: class"][2] == {"class": "eel", "pictures": 1, "right, %": 0.0}
+
+
+@pytest.mark.parametrize("classes", [["eins", "zwei", "drei"], ["1", "01", "2"], ["1", "2", "drei"]])
+def test_classes_of_other_names_are_never_taken_by_their_place(captions, classes):
+    with pytest.raises(ValueError, match=r"has no class .* \(3 of 3 are missing"):
+        named(captions, classes)
+
+
+def test_a_pack_of_templates_alone_is_for_any_attributes(captions, sample):
+    where = dataclasses.replace(setting(captions), read_prompts=lambda name: ({}, ("a photo of {}",)))
+    samples = [sample(id="x", name=NAMES[7], tone="dark")]
+    judge(ZeroShot(prompts="photos", attributes=["tone", "name"]), where, samples, torch.zeros(1, 4000))
+    assert set(captions.seen) == {f"a photo of {name}" for name in (*TONES, *NAMES)}
 
 
 def test_the_names_of_a_class_are_averaged_as_clip_averages_them(captions):

@@ -378,3 +378,16 @@ def test_ids_of_text_that_are_none(refused, text):
         Path("hub", name).write_text(text, encoding="latin-1")
         assert name in refused("hub")
         Path("hub", name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("activation", "layers", "said"),
+    [("gelu", 2, "is of a model with gelu"), ("quick_gelu", 12, "is the config of other weights")],
+)
+def test_a_config_beside_an_archive_of_openai_is_held_against_it(refused, activation, layers, said):
+    clip_files.save_archive(clip_files.halved(make_open_clip("vit")), Path("archive.pt"))
+    config = clip_files.open_clip_config("vit", activation)
+    config["model_cfg"]["text_cfg"] = {**config["model_cfg"]["text_cfg"], "layers": layers}
+    Path("other.json").write_text(json.dumps(config))
+    code = 2 if activation == "gelu" else 5
+    assert said in refused("archive.pt", "other.json", code=code)

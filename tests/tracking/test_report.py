@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import json
 import random
 import re
@@ -319,6 +320,8 @@ def test_what_should_be_reached_stands_first(run: Path) -> None:
     first = page[page.index("What should be reached") : page.index("</tbody>")]
     assert "✗ wanted" in first
     assert "other/right" in first
+    noted = next(number for number in finding["numbers"][:2] if number["note"])
+    assert html.escape(noted["note"], quote=False) in first, "how a figure is to be read stands beside it"
     assert first.count("<tr>") == 3, "one with nothing to reach, one that is missed, one that nobody found"
     assert page.count("✗ wanted") == 2, "and once more in its place"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mmgen.images import DataError
+from mmgen.images import DataError, Resize
 from mmgen.protocols import Sample
 from mmgen_huggingface.columns import Columns, find_columns
 from mmgen_huggingface.opening import Source, Wanted, check_split, open_source
@@ -46,6 +46,7 @@ class HuggingFace:
         max_samples: take the first so many rows of each split.
         streaming: read row groups from parquet files as they are asked for, instead of keeping the whole source as
             arrow in the cache of `datasets`: for sources larger than the disk.
+        resize: lanczos, or bicubic, as CLIP reads pictures: to judge one that was trained elsewhere.
 
     Attributes:
         skipped: what was left out, and why.
@@ -72,6 +73,7 @@ class HuggingFace:
         on_bad: Literal["raise", "skip"] = "raise",
         max_samples: int | None = None,
         streaming: bool = False,
+        resize: Resize = "lanczos",
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
@@ -79,7 +81,9 @@ class HuggingFace:
             raise ValueError(f"max_samples must be at least 1, got {max_samples}")
         if on_bad not in ("raise", "skip"):
             raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
-        self.image_size = image_size
+        if resize not in ("lanczos", "bicubic"):
+            raise ValueError(f"resize must be 'lanczos' or 'bicubic', got {resize!r}")
+        self.image_size, self.resize = image_size, resize
         source = open_source(Wanted(path, subset, revision, on_bad == "skip", max_samples, streaming))
         chosen = _chosen(list(source.splits), split, val_split, path)
         features = source.splits[chosen["train"]].features
@@ -106,7 +110,7 @@ class HuggingFace:
 
     def __getitem__(self, index: int) -> Sample:
         part, row = self._place(index)
-        return part.sample(row, self.image_size)
+        return part.sample(row, self.image_size, self.resize)
 
     def original(self, index: int) -> Tensor:
         """The picture at its own size (3,H,W), float in [0,1]: what augmentations cut from."""
@@ -135,7 +139,7 @@ class HuggingFace:
     def _is_sound(self, row: int) -> bool:
         part, inside = self._row(row)
         try:
-            part.sample(inside, self.image_size)
+            part.sample(inside, self.image_size, self.resize)
         except DataError as e:
             self.skipped.append(f"{e.where}: {e.what}")
             return False

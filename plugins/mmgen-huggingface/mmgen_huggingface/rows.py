@@ -13,7 +13,7 @@ from typing import Any
 from datasets import ClassLabel
 from torch import Tensor
 
-from mmgen.images import DataError, decode
+from mmgen.images import DataError, Resize, decode
 from mmgen.protocols import Sample
 from mmgen_huggingface.columns import Columns
 from mmgen_huggingface.tables import Row, Table, other_classes
@@ -151,7 +151,7 @@ class Rows:
         """The same on every machine: of the id column, or split and row."""
         return self.ids[row] if self.ids is not None else f"{self.split}-{row:07d}"
 
-    def sample(self, row: int, size: int) -> Sample:
+    def sample(self, row: int, size: int, resize: Resize = "lanczos") -> Sample:
         """The row as a sample.
 
         Raises:
@@ -160,7 +160,7 @@ class Rows:
         values, where = self._read(row), self.where(row)
         attributes = self.labels.attributes(values, where)
         captions = self._captions(values, attributes, where)
-        image = self._picture(values, where, size)
+        image = self._picture(values, where, size, resize)
         sample: Sample = {"image": image, "caption": captions[0], "captions": captions, "id": self.id(row)}
         if attributes:
             sample["attributes"] = attributes
@@ -198,7 +198,7 @@ class Rows:
             raise DataError(what, code="MMG-D06", where=where, fix="write one; or dataset.on_bad=skip")
         return list(dict.fromkeys(clean(text, where) for text in found))
 
-    def _picture(self, values: Row, where: str, size: int | None) -> Tensor:
+    def _picture(self, values: Row, where: str, size: int | None, resize: Resize = "lanczos") -> Tensor:
         value = values[self.columns.image]
         stored = value.get("bytes") if isinstance(value, dict) else value
         path = value.get("path") if isinstance(value, dict) else value
@@ -206,9 +206,9 @@ class Rows:
             raise DataError("the row has no picture", code="MMG-D04", where=where, fix="dataset.on_bad=skip")
         try:
             if isinstance(stored, bytes):
-                return decode(stored, size)
+                return decode(stored, size, resize=resize)
             if isinstance(path, str):
-                return decode(self._inside(path, where), size)
+                return decode(self._inside(path, where), size, resize=resize)
         except DataError as e:
             e.where = where
             e.fix = f"{e.fix}; or dataset.on_bad=skip"

@@ -73,6 +73,14 @@ def test_pictures_are_as_datasets_decodes_them(parquet, table):
         np.testing.assert_array_equal(found, np.array(theirs[i]["image"]))
 
 
+def test_pictures_are_resized_as_clip_does_where_that_is_asked_for(parquet, picture):
+    found = HuggingFace(str(parquet), image_size=12, resize="bicubic")[3]["image"]
+    assert torch.equal(found, decode(picture(3), 12, resize="bicubic"))
+    assert not torch.equal(found, HuggingFace(str(parquet), image_size=12)[3]["image"])
+    with pytest.raises(ValueError, match="resize must be 'lanczos' or 'bicubic', got 'nearest'"):
+        HuggingFace(str(parquet), resize="nearest")
+
+
 @pytest.mark.parametrize("listing", ["jsonl", "csv"])
 def test_an_image_folder_with_captions(tmp_path, listing, picture):
     dataset = HuggingFace(image_folder(tmp_path / "pictures", listing, picture))

@@ -164,9 +164,15 @@ def test_a_tower_without_a_projection_is_probed_at_its_output(tiny):
 
 def test_it_is_judged_without_a_training(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["evaluate", "encoder=open_clip", f"encoder.model={folder[0]}", "evaluator=[retrieval]", "dataset=digits"]
+    monkeypatch.setenv("MMGEN_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr("mmgen.commands.classes.VERY_MANY", 10)  # captions of classes that are kept for the next time
+    words = ["evaluate", "encoder=open_clip", f"encoder.model={folder[0]}", "dataset=digits"]
+    words.append("evaluator=[retrieval,zero_shot]")
     assert cli.main([*words, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
-    assert "retrieval" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "retrieval" in out
+    assert "zero_shot/" in out
+    assert "encoding: 30/30 captions" in err
 
 
 def test_weights_of_another_picture_size_are_interpolated_and_pixels_are_said(folder, tiny, tmp_path):
