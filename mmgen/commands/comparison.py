@@ -19,7 +19,7 @@ from mmgen.runs.directory import RunDirectory
 from mmgen.tracking.comparison import Compared, spreads, write_comparison
 from mmgen.tracking.run_files import read_run
 
-SHOWN = 12  # figures in the terminal; the page has them all
+SHOWN, RUNS = 20, 9  # figures and runs in the terminal; the page has them all
 # What changes nothing in what was trained, or, as the data's fingerprint does, only follows from what does.
 BESIDE = ("run.", "tracking.", "resume", "evaluator.", "drawing.", "data")
 
@@ -133,12 +133,20 @@ def varied(options: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
 
 
 def _print(option: str, compared: Sequence[Compared]) -> None:
-    names = [figure.name for evaluation in compared[0].evaluations for figure in evaluation.figures][:SHOWN]
-    table = Table(option or "run", *names, box=None, pad_edge=False)
-    for one in compared:
-        figures = {figure.name: figure for evaluation in one.evaluations for figure in evaluation.figures}
-        cells = [figures[name].shown(figures[name].value) if name in figures else "–" for name in names]
-        table.add_row(one.label, *cells)
-    if spread := spreads(option, compared):
-        table.add_row("mean ± deviation", *(spread[name].shown if name in spread else "–" for name in names))
-    Console(width=120, highlight=False).print(table)
+    """A row for each figure and a column for each run, as the page has it; of the first figures, and of as many runs as
+    stand beside each other."""
+    spread = spreads(option, compared)
+    shown = [one.figures for one in compared]
+    columns = [one.label for one in compared]
+    table = Table("", *columns[:RUNS], *(["mean ± deviation"] if spread else []), box=None, pad_edge=False)
+    for name in list(shown[0])[:SHOWN]:
+        cells = [found[name].shown(found[name].value) if name in found else "–" for found in shown[:RUNS]]
+        if spread:
+            cells.append(spread[name].shown if name in spread else "–")
+        table.add_row(name, *cells)
+    if option:
+        print(f"over {option}:")
+    Console(width=140, highlight=False).print(table)
+    for left, what in ((len(shown[0]) - SHOWN, "figures"), (len(shown) - RUNS, "runs")):
+        if left > 0:
+            print(f"and {left} more {what}, on the page")
