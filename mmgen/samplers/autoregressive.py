@@ -80,12 +80,13 @@ class Autoregressive:
         kept_tokens, kept = checked(generator, text_tokens, num_images, kept_tokens, kept)
         tokens = kept_tokens[:, None].repeat(1, num_images, 1)
         free = [position for position, is_kept in enumerate(kept.tolist()) if not is_kept]
-        random = torch.stack([uniforms(seed, i, len(kept)) for i in range(num_images)]).to(text_tokens.device)
+        random = _random(text_tokens, num_images, seed, len(kept)).to(text_tokens.device)
         # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
         with torch.no_grad(), evaluating(generator):
             # A group of batch_size captions fills its batches to the brim, and one group's cache is held at a time.
-            for text, group in zip(text_tokens.split(self.batch_size), tokens.split(self.batch_size), strict=True):
-                self._draw_group(generator, text, group, random, free, progress or (lambda count: None))
+            groups = (part.split(self.batch_size) for part in (text_tokens, tokens, random))
+            for text, group, own in zip(*groups, strict=True):
+                self._draw_group(generator, text, group, own, free, progress or (lambda count: None))
         return tokens
 
     def _draw_group(
@@ -97,7 +98,7 @@ class Autoregressive:
         free: list[int],
         progress: Callable[[int], None],
     ) -> None:
-        """Fills in the `free` positions of `tokens` (C,n,N) for captions (C,T), with `random` (n,N)."""
+        """Fills in the `free` positions of `tokens` (C,n,N) for captions (C,T), with `random` (C,n,N)."""
         if not free or not len(text_tokens):
             return progress(len(text_tokens) * tokens.shape[1])
         captions = ReadCaptions(generator, text_tokens, tokens[:, 0, : free[0]], self.guided)
@@ -108,7 +109,7 @@ class Autoregressive:
             padded = jobs[torch.arange(self.batch_size, device=tokens.device).clamp_(max=len(jobs) - 1)]
             caption, number = padded.unbind(1)
             drawn = tokens[caption, number]
-            self._decode(generator, *captions.start(caption), random[number].T.contiguous(), drawn, free)
+            self._decode(generator, *captions.start(caption), random[caption, number].T.contiguous(), drawn, free)
             tokens[caption, number] = drawn  # the padding is the last job again, and the same tokens
             progress(len(jobs))
 
@@ -135,3 +136,13 @@ class Autoregressive:
             return logits
         conditional, null = logits.float().chunk(2)
         return null + self.guidance_scale * (conditional - null)
+
+
+def _random(text_tokens: Tensor, num_images: int, seed: int, positions: int) -> Tensor:
+    """(C,n,N): every caption (C,T) has random numbers of its own. By shared ones all would make one mistake at one place,
+    and many captions would be fewer cases than they count as."""
+    rows = []
+    for row in text_tokens.tolist():
+        caption = " ".join(map(str, row))
+        rows += [uniforms(seed, number, positions, beside=caption) for number in range(num_images)]
+    return torch.stack(rows).view(-1, num_images, positions) if rows else torch.empty(0, num_images, positions)

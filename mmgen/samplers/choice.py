@@ -44,13 +44,15 @@ class Choice:
         )
 
 
-def uniforms(seed: int, number: int, positions: int, of: str = "picture") -> Tensor:
-    """One number in [0,1) a position, (N,) float32: a function of (seed, number, position) and of what is numbered.
+def uniforms(seed: int, number: int, positions: int, of: str = "picture", beside: str = "") -> Tensor:
+    """One number in [0,1) a position, (N,) float32: a function of (seed, number, position), of what is numbered, and of
+    what it is drawn `beside`, such as its caption.
 
     A hash drawn out to the needed length, not torch's generator: that one keeps 32 bits of a seed, and its stream is
     promised for neither another device nor another release.
     """
-    stream = hashlib.shake_256(f"mmgen {of} {seed} {number}".encode()).digest(4 * positions)
+    said = f"mmgen {of} {seed} {number}" + (f" {beside}" if beside else "")
+    stream = hashlib.shake_256(said.encode()).digest(4 * positions)
     return torch.from_numpy((np.frombuffer(stream, "<u4") >> 8).astype(np.float32) * np.float32(2**-24))
 
 

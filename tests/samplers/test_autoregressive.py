@@ -168,6 +168,21 @@ def test_seeds_and_numbers_differ_and_repeat(net, captions):
 # --- guidance ---
 
 
+def test_captions_have_random_numbers_of_their_own(net, captions):
+    """By logits that are the same for all. By shared numbers every picture would be alike, and the drawings of 200
+    captions as few cases as those of one."""
+    text, count = captions(2), 200
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)
+    drawn = Autoregressive().draw(net, text, num_images=count, seed=1)
+    codes, positions = net.codes, drawn.shape[2]
+    alike = (drawn[0] == drawn[1]).float().mean().item()
+    cases = count * positions
+    margin = 4 * (1 / codes * (1 - 1 / codes) / cases) ** 0.5
+    assert abs(alike - 1 / codes) < margin, f"{alike:.3f} of {cases} tokens are alike, by chance 1 in {codes}"
+    assert torch.equal(drawn[1:], Autoregressive().draw(net, text[1:], num_images=count, seed=1))
+
+
 def test_guidance_scale_1_is_the_unguided_path(net, captions):
     def refuse(captions, keys=None):
         raise AssertionError("the empty caption was read")
@@ -182,12 +197,13 @@ def test_guidance_reads_the_kept_tokens_in_both_branches(table, captions):
     kept, kept_tokens = torch.tensor([True, True, False, True]), torch.tensor([[1, 2, 0, 3]])
     null = table.text_tokenizer.encode([""])
     options = {"num_images": 30, "seed": 2, "kept": kept}
-    guided = Autoregressive(guidance_scale=0).draw(
+    guided = Autoregressive(temperature=0, guidance_scale=0).draw(
         table, captions(12), kept_tokens=kept_tokens.expand(12, -1), **options
     )
-    plain = Autoregressive().draw(table, null, kept_tokens=kept_tokens, **options)
+    plain = Autoregressive(temperature=0).draw(table, null, kept_tokens=kept_tokens, **options)
     assert torch.equal(guided, plain.expand(12, -1, -1))
-    assert len(plain[0, :, 2].unique()) > 1
+    own = Autoregressive(temperature=0).draw(table, captions(12), kept_tokens=kept_tokens.expand(12, -1), **options)
+    assert not torch.equal(guided, own)
 
 
 # --- kept tokens ---

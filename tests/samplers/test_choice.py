@@ -70,6 +70,7 @@ def test_uniforms_belong_to_seed_image_and_position():
     assert rows.unique().numel() > 0.999 * rows.numel(), "2**32 + seed must not repeat seed"
     assert torch.equal(uniforms(1, 2, 64)[:10], uniforms(1, 2, 10))
     # Written down once: pictures drawn today can be drawn again next year.
+    assert not torch.equal(uniforms(1, 2, 64, beside="7 8"), uniforms(1, 2, 64, beside="7 9"))
     assert uniforms(1, 0, 3).tolist() == [0.9267236590385437, 0.13509482145309448, 0.013604342937469482]
 
 

@@ -132,11 +132,12 @@ class Jacobi:
         # Not inference mode: what a generator caches here, a mask or a table, must stay usable in training.
         with torch.no_grad(), evaluating(generator):
             for text, row in zip(text_tokens, tokens, strict=True):
+                caption = " ".join(map(str, text.tolist()))  # by its ids: each has random numbers of its own
                 logits, cache = self._read(generator, text, row[0, : free[0]]) if free else (None, None)
                 for number, picture in enumerate(row):
                     if logits is not None and cache is not None:
                         cache.truncate(generator.stream.text_length + free[0])
-                        _Picture(self, generator, cache, picture, free, seed, number).decode(logits)
+                        _Picture(self, generator, cache, picture, free, seed, number, caption).decode(logits)
                     if progress is not None:
                         progress(1)
         return tokens
@@ -174,7 +175,9 @@ class _Picture:
         free: list[int],
         seed: int,
         number: int,
+        caption: str,
     ) -> None:
+        self.caption = caption
         self.sampler, self.generator, self.cache, self.tokens = sampler, generator, cache, tokens
         self.free, self.seed, self.number = free, seed, number
         self.is_free = set(free)
@@ -241,4 +244,4 @@ class _Picture:
         return torch.where(drawable, drawn, self.tokens[begin:end])
 
     def _uniforms(self, turn: int, count: int) -> Tensor:
-        return uniforms(self.seed, self.number, turn, (3, count)).to(self.tokens.device)
+        return uniforms(self.seed, self.number, turn, (3, count), self.caption).to(self.tokens.device)

@@ -69,13 +69,14 @@ def redrawn(tokens: Tensor, old: Tensor, new: Tensor, uniform: Tensor) -> Tensor
     return torch.where(stays, tokens, inverted(more, uniform[1]))
 
 
-def uniforms(seed: int, image_number: int, turn: int, shape: tuple[int, int]) -> Tensor:
-    """Numbers in [0,1), float32: a function of (seed, image number, turn) and nothing else.
+def uniforms(seed: int, image_number: int, turn: int, shape: tuple[int, int], beside: str = "") -> Tensor:
+    """Numbers in [0,1), float32: a function of (seed, image number, turn) and of what it is drawn beside, a caption.
 
     A hash drawn out to the needed length, not torch's generator: that one keeps 32 bits of a seed, and its stream is
     promised for neither another device nor another release.
     """
     count = shape[0] * shape[1]
-    stream = hashlib.shake_256(f"mmgen-jacobi picture {seed} {image_number} {turn}".encode()).digest(4 * count)
+    said = f"mmgen-jacobi picture {seed} {image_number} {turn}" + (f" {beside}" if beside else "")
+    stream = hashlib.shake_256(said.encode()).digest(4 * count)
     numbers = (np.frombuffer(stream, "<u4") >> 8).astype(np.float32) * np.float32(2**-24)
     return torch.from_numpy(numbers).view(shape)
