@@ -44,6 +44,7 @@ def main(config: dict[str, Any], positionals: list[str]) -> int:
     path = Path(config["run"]["dir"]) / config["run"]["name"]
     began = time.monotonic()
     stages, others = _stages(config), _rivals(config)
+    ranks.alike(lambda: _refuse_another(path, config))
     taken, pictures = ranks.alike(lambda: _read(config, stages, list(others.values())))
     made = made_by("run", config, pictures, {f"{kind}_from": part.fingerprint for kind, part in taken.items()})
     for stage in (*stages.values(), *others.values()):
@@ -94,6 +95,14 @@ def _begin(directory: RunDirectory, config: dict[str, Any], made: dict[str, Any]
     if made is not None:
         keep(directory.path, made)
     return directory
+
+
+def _refuse_another(path: Path, config: dict[str, Any]) -> None:
+    """Raises ConfigError where another config made the directory: before minutes of reading, where parts from elsewhere
+    do not come with a config of their own."""
+    directory = RunDirectory(path)
+    if directory.config_file.is_file() and not any(config[f"{kind}_from"] for kind in PARTS):
+        directory.check_config(config, (*MAY_DIFFER, *PLACEMENTS))
 
 
 def _read(config: dict[str, Any], stages: dict[str, Stage], others: list[Stage]) -> tuple[dict[str, Part], Pictures]:

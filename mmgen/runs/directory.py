@@ -168,7 +168,7 @@ class RunDirectory:
             return
         shown = ", ".join(f"{key} {quoted(old, 30)} → {quoted(new, 30)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        known = [(key, old) for key, old, _ in changed[:5] if old is not ABSENT and not hides(old)]
+        known = [(key, old) for key, old, _ in changed if old is not ABSENT and not hides(old)]
         back = " ".join(f"{key}={_as_override(old)}" for key, old in known)
         raise ConfigError(
             f"run directory {self.path} was made with another config: {shown}{more}",

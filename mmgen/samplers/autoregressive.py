@@ -139,8 +139,8 @@ class Autoregressive:
 
 
 def _random(text_tokens: Tensor, num_images: int, seed: int, positions: int) -> Tensor:
-    """(C,n,N): every caption (C,T) has random numbers of its own. By shared ones all would make one mistake at one place,
-    and many captions would be fewer cases than they count as."""
+    """(C,n,N): every caption (C,T) has random numbers of its own. By shared ones all would make one mistake at one
+    place, and many captions would be fewer cases than they count as."""
     rows = []
     for row in text_tokens.tolist():
         caption = " ".join(map(str, row))

@@ -116,6 +116,10 @@ def test_bad_input_is_told_in_six_lines(answers, name):
     assert_told(answer.returncode, answer.stdout, answer.stderr, PROCESSES[name])
 
 
+def test_another_config_is_told_before_anything_is_read(answers):
+    assert "reading" not in answers[0]["another config"].stderr
+
+
 def test_bad_input_overwrites_and_leaves_nothing(answers, prepared):
     assert answers[1] == set()
     assert not (prepared / "runs/bad").exists()

@@ -100,6 +100,14 @@ def test_an_option_that_is_newer_than_the_run_and_null_changes_nothing(run):
 def test_many_differences_are_cut(run):
     error = failure(run.check_config, changed(**{f"key{i}": i for i in range(8)}))
     assert "and 3 more" in error.what
+    assert "key7" not in error.what
+
+
+def test_the_way_back_names_every_key(tmp_path):
+    run = RunDirectory(tmp_path / "many").create({f"key{i}": 0 for i in range(8)})
+    error = failure(run.check_config, {f"key{i}": 1 for i in range(8)})
+    assert "and 3 more" in error.what
+    assert f"`{' '.join(f'key{i}=0' for i in range(8))}`" in error.fix
 
 
 def test_a_name_that_is_free_is_proposed(run):
