@@ -88,8 +88,8 @@ def write_comparison(directory: Path, option: str, compared: Sequence[Compared])
         curve = _curve(option, name, compared) if drawn else ""
         rows.append({"figure": figure, "found": found, "spread": spread.get(name), "curve": curve})
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    page = environment.get_template("comparison.html")
-    page = page.render(option=option, compared=compared, rows=rows, spread=bool(spread), drawn=drawn)
+    template = environment.get_template("comparison.html")
+    page = template.render(option=option, compared=compared, rows=rows, spread=bool(spread), drawn=drawn)
     path = directory / "comparison.html"
     write_atomic(path, page.encode("utf-8", errors="replace"))
     return path
