@@ -114,7 +114,7 @@ class Judgements:
                 continue
             row: Row = {"attribute": (name or "all right").replace("_", " ")}
             if self.best:
-                right = [verdict.right(self.attributes) for verdict in self.best]
+                right = torch.cat(self.right)[:, 0].tolist()
                 row["drawn %"] = _percent(right if name is None else _marks(self.best, name))
             row |= {f"{what} %": _percent(marks) for what, marks in own.items()}
             true = self.controls["true"]

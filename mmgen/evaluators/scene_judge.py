@@ -93,17 +93,21 @@ class SceneJudge:
 
     def update(self, evidence: Evidence) -> None:
         """Judges the pictures, and every drawing of them."""
-        every = [(i, _scene_of(sample)) for i, sample in enumerate(evidence.samples)]
-        known = [(i, scene) for i, scene in every if scene is not None]
-        for _, scene in known:
-            self._had.update(dict.fromkeys(sorted(attributes_of(scene), key=ATTRIBUTES.index)))
-        numbers = [i for i, scene in known if self._asks_of(scene)]
+        numbers, scenes = [], []
+        for number, sample in enumerate(evidence.samples):
+            scene = _scene_of(sample)
+            if scene is None:
+                continue
+            had = sorted(attributes_of(scene), key=ATTRIBUTES.index)
+            self._had.update(dict.fromkeys(had))
+            if self.attributes is None or not set(had).isdisjoint(self.attributes):
+                numbers.append(number)
+                scenes.append(scene)
         if not numbers:
             return
         if evidence.indices is not None:
             self._region = self.region.on(tuple(evidence.indices.shape[1:]))
         samples = [evidence.samples[i] for i in numbers]
-        scenes = [scene for _, scene in known if self._asks_of(scene)]
         images = evidence.images[numbers].cpu().float()
         assert evidence.reconstructions is not None
         asked = {
@@ -124,10 +128,6 @@ class SceneJudge:
                 kept = evidence.kept_codes[numbers].cpu()
                 self._found.kept.append(kept)
             self._judge_drawings(drawn[numbers].cpu().float(), images, scenes, samples, kept)
-
-    def _asks_of(self, scene: Scene) -> bool:
-        """Whether the scene has any of the attributes that are asked for."""
-        return self.attributes is None or not attributes_of(scene).isdisjoint(self.attributes)
 
     def _judge_drawings(
         self, drawn: Tensor, images: Tensor, scenes: list[Scene], samples: list[Sample], kept: Tensor | None
