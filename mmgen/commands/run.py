@@ -146,7 +146,8 @@ def _check_evaluators(config: dict[str, Any], pictures: Pictures) -> None:
             )
     for rival in rivals(config):
         for name in rival.evaluators:
-            if needs[name].drawings or needs[name].redrawings or needs[name].reconstructions:
+            need = needs[name]
+            if need.drawings or need.redrawings or need.reconstructions or need.teacher_forced:
                 raise ConfigError(
                     f"{rival.section} is to be judged by {name}, which judges drawings or reconstructions",
                     code="MMG-C03",
