@@ -252,7 +252,8 @@ class Driver:
                 continue
             one.reported.add(step)
             one.trial.report(sign * value, step)
-            if one.trial.should_prune():
+            # what has done all of its steps was paid for, and only has to end
+            if one.trial.should_prune() and share(one.run) < 1:
                 one.pruned = True
                 self._stop(one)
                 return

@@ -1,7 +1,8 @@
 """A trial's program that a test can wait for: a run of a few milliseconds, in mmgen's own files.
 
 It logs `val/loss` = (x - 0.3)² + 1/step and goes on where it was interrupted; every start and end is a line of
-EVENTS. `fail=crash|number|memory|kill` ends it otherwise; `slow=SECONDS` is what a step takes.
+EVENTS. `fail=crash|number|memory|kill` ends it otherwise; `slow=SECONDS` is what a step takes, `linger=SECONDS` what it
+takes to end after the last one.
 """
 
 import os
@@ -48,6 +49,7 @@ def main() -> None:
                 sys.exit(6)
             if given.get("fail") == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(given.get("linger", 0)))
         directory.update_status(state="finished")
     event("end", name)
 

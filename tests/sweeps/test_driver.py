@@ -108,9 +108,12 @@ def test_what_is_watched_is_no_value_of_the_goal(drive):
     assert "trial 2 (pruned)" not in page[page.index('id="parallel"') : page.index('id="curves"')]
 
 
-def test_a_trial_that_would_be_pruned_at_its_last_step_is_complete(drive):
+@pytest.mark.parametrize("linger", [0, 0.5])
+def test_a_trial_that_would_be_pruned_at_its_last_step_is_complete(drive, linger):
+    """Also where its last row is seen before its end is: all of it was paid for."""
     driver = drive(
         trials=3,
+        overrides=[f"linger={linger}"],
         first=({"x": 0.3}, {"x": 0.31}, {"x": 1.0}),
         pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 4},
     )
